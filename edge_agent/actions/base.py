@@ -1,0 +1,30 @@
+"""What an action is. A new one is one file here and one line in ``actions/__init__.py``."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Protocol
+
+from edge_agent.contract.messages import Decision
+
+
+class Action(Protocol):
+    """Does something when a decision has fired.
+
+    Attributes:
+        blocking: True runs it on the action worker, whose queue is bounded; False runs it in the
+            pipeline's thread, so it must take microseconds.
+    """
+
+    blocking: ClassVar[bool]
+
+    def fire(self, decision: Decision) -> None:
+        """Act on one fired decision.
+
+        Raises:
+            EdgeError: it did not work; it is counted and logged by the caller, nothing stops.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of what it holds. May be called twice."""
+        ...

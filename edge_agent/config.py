@@ -1,0 +1,167 @@
+"""The agent's configuration: what its YAML file may say, with units in the names."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from edge_agent.actions import ActionConfig
+from edge_agent.settings import Settings
+from edge_agent.sources import SourceConfig
+
+Positive = Annotated[float, Meta(gt=0)]
+Count = Annotated[int, Meta(ge=1)]
+
+
+class BrokerConfig(Settings, frozen=True, kw_only=True):
+    """How to reach the broker.
+
+    Attributes:
+        url: ``mqtt://HOST[:PORT]`` or ``mqtts://HOST[:PORT]``; 1883 and 8883 by default.
+        prefix: what every topic begins with, 1 to 3 levels.
+        protocol: ``auto`` tries MQTT 5 and falls back to 3.1.1; ``5`` and ``3.1.1`` force one.
+        username: for brokers that ask for one.
+        password_file: file whose first line is the password.
+        password_env: environment variable that holds the password.
+        ca_file: PEM file to check the broker by; the system's store when absent.
+        cert_file: PEM client certificate, with ``key_file``.
+        key_file: PEM key of ``cert_file``.
+        keepalive_s: seconds after which a silent connection counts as dead.
+    """
+
+    url: str
+    prefix: str = "edge"
+    protocol: Literal["auto", "5", "3.1.1"] = "auto"
+    username: str | None = None
+    password_file: str | None = None
+    password_env: str | None = None
+    ca_file: str | None = None
+    cert_file: str | None = None
+    key_file: str | None = None
+    keepalive_s: Annotated[int, Meta(ge=5, le=3600)] = 30
+
+
+class DecideConfig(Settings, frozen=True, kw_only=True):
+    """Overrides of the bundle's decision defaults; a field left out keeps the bundle's value.
+
+    The fields are those of :class:`edge_agent.contract.manifest.DecideSpec`.
+    """
+
+    threshold: float | None = None
+    hysteresis: Annotated[float, Meta(ge=0)] | None = None
+    debounce: Count | None = None
+    cooldown_s: Annotated[float, Meta(ge=0)] | None = None
+    direction: Literal["above", "below"] | None = None
+    fire_on: tuple[str, ...] | None = None
+
+
+class PipelineConfig(Settings, frozen=True, kw_only=True):
+    """One sensor, one model, some actions.
+
+    Attributes:
+        name: of the pipeline, in records and status.
+        model: name of the model that it runs; bundles of this name are taken from the broker.
+        channels: what the source delivers, in order; a bundle must want exactly these.
+        source: where readings come from, by ``type``.
+        bundle: bundle file to start with when none has been installed yet; without it the
+            pipeline waits for one from the broker.
+        decide: overrides of the bundle's decision defaults.
+        actions: what to do when a decision fires, by ``type``.
+        record: which decisions become records: every ``window``, or only those that ``fired``.
+    """
+
+    name: str
+    model: str
+    channels: Annotated[tuple[str, ...], Meta(min_length=1)]
+    source: SourceConfig
+    bundle: str | None = None
+    decide: DecideConfig = DecideConfig()
+    actions: tuple[ActionConfig, ...] = ()
+    record: Literal["window", "fired"] = "window"
+
+
+class OutboxConfig(Settings, frozen=True, kw_only=True):
+    """How records are kept until they are delivered.
+
+    Attributes:
+        bytes_max: cap on the outbox's files; beyond it the least important, oldest records are
+            dropped and said in a ledger record.
+        flush_s: longest time that an offered record may wait for its durable commit.
+        queue_n_max: offered records that may wait for that commit.
+    """
+
+    bytes_max: Annotated[int, Meta(ge=1024 * 1024)] = 64 * 1024 * 1024
+    flush_s: Positive = 0.2
+    queue_n_max: Count = 20_000
+
+
+class UplinkConfig(Settings, frozen=True, kw_only=True):
+    """How records leave the device.
+
+    Attributes:
+        confirm: when a record may be forgotten. ``collector``: after a collector's
+            acknowledgement. ``broker``: ``settle_s`` after the broker's. ``auto``: as ``broker``
+            until a collector has acknowledged for the first time, from then on as ``collector``.
+        settle_s: how long records are kept after the broker's acknowledgement.
+        resend_s: wait for a collector's acknowledgement before sending again; doubles up to 30 s.
+        batch_bytes: largest message.
+        backlog_n_per_s: most backlog records sent a second, so that draining disturbs nothing.
+        in_flight_n_max: publishes that may wait for the broker's acknowledgement.
+        unconfirmed_n_max: backlog records that may wait for a collector's acknowledgement.
+    """
+
+    confirm: Literal["auto", "collector", "broker"] = "auto"
+    settle_s: Positive = 60.0
+    resend_s: Positive = 5.0
+    batch_bytes: Annotated[int, Meta(ge=1024, le=48 * 1024)] = 32 * 1024
+    backlog_n_per_s: Count = 5_000
+    in_flight_n_max: Annotated[int, Meta(ge=1, le=100)] = 10
+    unconfirmed_n_max: Count = 20_000
+
+
+class UpdateConfig(Settings, frozen=True, kw_only=True):
+    """How new models are taken over.
+
+    Attributes:
+        enabled: False never listens for models from the broker.
+        window_n: chunks asked for at once.
+        answer_s: seconds without an answer after which a subscription is made again.
+        bundle_bytes_max: largest bundle that is fetched.
+        probe_s: longest time that the golden-vector check may take.
+        probe_bytes_max: most memory that the golden-vector check may use.
+    """
+
+    enabled: bool = True
+    window_n: Annotated[int, Meta(ge=1, le=8)] = 8
+    answer_s: Positive = 3.0
+    bundle_bytes_max: Count = 256 * 1024 * 1024
+    probe_s: Positive = 60.0
+    probe_bytes_max: Count = 1024 * 1024 * 1024
+
+
+class AgentConfig(Settings, frozen=True, kw_only=True):
+    """The whole file.
+
+    Attributes:
+        device: this device's id: letters, digits, ``-`` and ``_``.
+        data_dir: folder for the outbox and the models; relative to the configuration file.
+        groups: groups that this device belongs to, for ``edge-fleet publish --to GROUP``.
+        broker: None runs without a network; records are kept up to the cap.
+        pipelines: at least one.
+        status_s: seconds between two status messages.
+        metrics_s: seconds between two metrics records of a pipeline.
+        log_level: of the log on stderr.
+    """
+
+    device: str
+    data_dir: str
+    groups: tuple[str, ...] = ()
+    broker: BrokerConfig | None = None
+    pipelines: Annotated[tuple[PipelineConfig, ...], Meta(min_length=1)]
+    outbox: OutboxConfig = OutboxConfig()
+    uplink: UplinkConfig = UplinkConfig()
+    update: UpdateConfig = UpdateConfig()
+    status_s: Positive = 30.0
+    metrics_s: Positive = 60.0
+    log_level: Literal["debug", "info", "warning", "error"] = "info"

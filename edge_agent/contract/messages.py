@@ -1,0 +1,307 @@
+"""What travels over MQTT, as JSON. Unknown fields are accepted: senders may be newer.
+
+A *record* is what a device keeps until it is delivered. Each has ``(device, boot, seq)``: ``boot``
+names one start of the agent, and ``seq`` counts up from 1 within it without a gap, in the order
+in which the outbox accepted the records. So a receiver can drop duplicates and prove completeness:
+whatever is dropped on purpose is said in a :class:`Ledger` record.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, Literal, TypeVar
+
+import msgspec
+
+from edge_agent.contract.errors import LinkError
+from edge_agent.contract.names import is_sha256, name_fault, version_fault
+
+MESSAGE_SCHEMA: Final = 1
+
+UpdateState = Literal[
+    "offered", "fetching", "verified", "probing", "staged", "committed", "refused"
+]
+
+
+# --- records -------------------------------------------------------------------------------------
+
+
+class Stamp(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="kind"):
+    """When a record was made: what all kinds of record share.
+
+    Attributes:
+        t: seconds since 1970 by the device's wall clock.
+        synced: whether that clock was synchronised; a Pi has no battery clock.
+    """
+
+    t: float
+    synced: bool = True
+
+
+class Decision(Stamp, frozen=True, kw_only=True, tag="decision"):
+    """One decided window.
+
+    Attributes:
+        pipeline: name of the pipeline in the agent's configuration.
+        model: version of the bundle that decided.
+        reading: how many readings the source had given when the window was complete, from 1.
+        label: the model's own answer; empty for regression.
+        score: the label's score, the anomaly score, or the first value.
+        values: all values of a regression with more than one target; else empty.
+        state: the stable state after threshold, hysteresis and debounce.
+        fired: whether this window changed the state and fired the actions.
+    """
+
+    pipeline: str
+    model: str
+    reading: int
+    label: str = ""
+    score: float
+    values: tuple[float, ...] = ()
+    state: str = ""
+    fired: bool = False
+
+
+class Started(Stamp, frozen=True, kw_only=True, tag="started"):
+    """The agent started: always seq 1 of a boot.
+
+    Attributes:
+        agent: version of the agent.
+        previous_boot: the boot before on the same outbox; empty for the first.
+        previous_seq: the last seq that the boot before used, so that its tail can be proved too.
+    """
+
+    agent: str
+    previous_boot: str = ""
+    previous_seq: int = 0
+
+
+class Ledger(Stamp, frozen=True, kw_only=True, tag="ledger"):
+    """Records that were dropped on purpose.
+
+    Attributes:
+        boot: whose seqs ``ranges`` names; it may be an earlier boot than the ledger's own.
+        ranges: inclusive (first, last) seqs that will never be sent.
+        count: how many records; more than ``ranges`` covers when they were dropped before they had
+            a seq.
+        reason: e.g. ``"byte cap"`` or ``"queue full"``.
+    """
+
+    boot: str
+    ranges: tuple[tuple[int, int], ...] = ()
+    count: int
+    reason: str
+
+
+class UpdateReport(Stamp, frozen=True, kw_only=True, tag="update"):
+    """A model update entered a state.
+
+    Attributes:
+        model: name of the model.
+        version: version of the bundle that is offered.
+        sha256: digest of the bundle that is offered.
+        revision: of the desired state that asked for it.
+        state: the state that was entered.
+        reason: why, for ``refused``; else empty.
+    """
+
+    model: str
+    version: str
+    sha256: str
+    revision: int
+    state: UpdateState
+    reason: str = ""
+
+
+class Latency(msgspec.Struct, frozen=True, kw_only=True):
+    """Percentiles of one stage since the agent started, in microseconds."""
+
+    n: int
+    p50: float
+    p99: float
+    p999: float
+    max: float
+
+
+class Metrics(Stamp, frozen=True, kw_only=True, tag="metrics"):
+    """Counters and latencies of one pipeline at one moment.
+
+    Attributes:
+        counts: totals since start, by the names of :class:`edge_agent.metrics.Counters`.
+        latency_us: by stage: ``read``, ``window``, ``infer``, ``decide``, ``offer``, ``total``.
+        rss_bytes: resident memory of the agent.
+    """
+
+    pipeline: str
+    counts: dict[str, int]
+    latency_us: dict[str, Latency]
+    rss_bytes: int
+
+
+Record = Decision | Started | Ledger | UpdateReport | Metrics
+
+
+class Batch(msgspec.Struct, frozen=True, kw_only=True):
+    """Records of one boot in rising ``seq``, on the live or the backlog topic.
+
+    Each element of ``records`` is a :data:`Record` as JSON with a ``seq`` field added, see
+    :func:`with_seq`. They stay raw so that a collector stores kinds it does not know.
+    """
+
+    schema: int = MESSAGE_SCHEMA
+    device: str
+    boot: str
+    records: list[msgspec.Raw]
+
+
+class Head(msgspec.Struct, frozen=True, kw_only=True):
+    """What every record has, whatever its kind."""
+
+    seq: int
+    kind: str
+    t: float
+    synced: bool = True
+
+
+def with_seq(seq: int, body: bytes) -> bytes:
+    """The wire form of a record: its JSON object with ``seq`` in front of the other fields."""
+    return b'{"seq":%d,%b' % (seq, body[1:])
+
+
+class Ack(msgspec.Struct, frozen=True, kw_only=True):
+    """What a collector has stored durably of one boot of a device.
+
+    Attributes:
+        boot: whose seqs are acknowledged.
+        through: every seq up to this one is stored or was ledgered; 0 for none.
+        ranges: further inclusive (first, last) seqs beyond ``through``, the newest at most 64.
+    """
+
+    schema: int = MESSAGE_SCHEMA
+    boot: str
+    through: int
+    ranges: tuple[tuple[int, int], ...] = ()
+
+
+# --- state ---------------------------------------------------------------------------------------
+
+
+class PipelineStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One pipeline in the status.
+
+    Attributes:
+        state: ``waiting`` for a model, ``running``, ``ended`` (its recording is over) or
+            ``failed``, with the reason in ``fault``.
+    """
+
+    name: str
+    model: str
+    version: str = ""
+    sha256: str = ""
+    state: Literal["waiting", "running", "ended", "failed"]
+    fault: str = ""
+    counts: dict[str, int] = {}
+    latency_us: dict[str, Latency] = {}
+    last_label: str = ""
+    last_state: str = ""
+
+
+class OutboxStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """How full the outbox is.
+
+    Attributes:
+        records: records kept now.
+        file_bytes: size of its files on disk.
+        seq_last: last seq of this boot.
+        oldest_t: wall time of the oldest record kept, 0 when empty.
+        dropped: records dropped since start and said in the ledger.
+        fault: why it cannot store at the moment, or empty.
+    """
+
+    records: int
+    file_bytes: int
+    seq_last: int
+    oldest_t: float
+    dropped: int
+    fault: str = ""
+
+
+class Status(msgspec.Struct, frozen=True, kw_only=True):
+    """The retained state of a device. As the Last Will, only the fields before ``t`` are set.
+
+    Attributes:
+        online: False as the will and after an orderly stop.
+        reason: why it is offline: ``"stopped"`` or ``"connection lost"``; else empty.
+        boot: which start of the agent speaks.
+        host: host name, to find a cloned SD card by.
+        conflicts: ``BOOT on HOST`` of other live agents that use this device id.
+    """
+
+    schema: int = MESSAGE_SCHEMA
+    device: str
+    boot: str
+    host: str
+    agent: str
+    online: bool
+    reason: str = ""
+    t: float = 0.0
+    synced: bool = True
+    started_t: float = 0.0
+    groups: tuple[str, ...] = ()
+    conflicts: tuple[str, ...] = ()
+    rss_bytes: int = 0
+    pipelines: tuple[PipelineStatus, ...] = ()
+    outbox: OutboxStatus | None = None
+    updates: tuple[UpdateReport, ...] = ()
+
+
+class Desired(msgspec.Struct, frozen=True, kw_only=True):
+    """Which bundle a model should run. Of all that apply to a device, the highest revision wins.
+
+    Attributes:
+        revision: rises with every publish and rollback; milliseconds since 1970.
+        model: name in the bundle's manifest, and of the pipelines that it is for.
+        sha256: of the whole bundle file.
+        bytes: size of the whole bundle file.
+        chunk_bytes: size of every chunk but the last.
+        index: digests of the blobs whose concatenation is the chunk list: 32 raw bytes a chunk.
+    """
+
+    schema: int = MESSAGE_SCHEMA
+    revision: int
+    model: str
+    version: str
+    sha256: str
+    bytes: int
+    chunk_bytes: int
+    index: tuple[str, ...]
+
+    @property
+    def fault(self) -> str | None:
+        """The first contradiction in the message, or None."""
+        if self.schema > MESSAGE_SCHEMA:
+            return f"the desired state has schema {self.schema}: update the agent first"
+        if not all(is_sha256(digest) for digest in (self.sha256, *self.index)):
+            return "a digest is malformed"
+        if self.bytes < 1 or self.chunk_bytes < 1 or self.revision < 1:
+            return "bytes, chunk_bytes and revision must be at least 1"
+        return name_fault("model", self.model) or version_fault(self.version)
+
+
+T = TypeVar("T")
+
+
+def decode(data: bytes, kind: type[T]) -> T:
+    """Read one message.
+
+    Raises:
+        LinkError: not a message of this kind.
+    """
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        raise LinkError(f"not a {kind.__name__} message: {exc}") from exc
+
+
+def encode(message: Any) -> bytes:
+    """Write one message or record as JSON."""
+    return msgspec.json.encode(message)

@@ -1,0 +1,104 @@
+"""What the agent needs of a broker connection; :mod:`edge_agent.mqtt` has the real one.
+
+One link is shared by several owners, each on its own thread. An owner takes a :class:`Port`
+before the link starts; what happens to that owner's publishes and subscriptions comes out of its
+port's queue, and connection changes come out of every port's queue.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from queue import SimpleQueue
+from typing import Protocol
+
+import msgspec
+
+
+class Up(msgspec.Struct, frozen=True):
+    """Connected. Nothing that an earlier connection subscribed or published holds any more.
+
+    Attributes:
+        protocol: 5 or 4 (MQTT 3.1.1).
+    """
+
+    protocol: int
+
+
+class Down(msgspec.Struct, frozen=True):
+    """Disconnected, or an attempt to connect failed; the link keeps trying by itself."""
+
+    reason: str
+
+
+class Published(msgspec.Struct, frozen=True):
+    """The broker has taken the message (PUBACK). That says nothing about what it keeps."""
+
+    token: int
+
+
+class Refused(msgspec.Struct, frozen=True):
+    """The broker refused the message (MQTT 5 reason code of 128 and above)."""
+
+    token: int
+    reason: str
+
+
+class Message(msgspec.Struct, frozen=True):
+    """A message arrived on a subscription of this port.
+
+    Attributes:
+        retained: the broker had kept it; False for one published while we were subscribed.
+    """
+
+    topic: str
+    payload: bytes
+    retained: bool
+
+
+Event = Up | Down | Published | Refused | Message
+
+
+class Port(Protocol):
+    """One owner's share of the link. Every call may be made from any thread and never waits."""
+
+    events: SimpleQueue[Event]
+
+    @property
+    def connected(self) -> bool:
+        """Whether the link is up at this moment."""
+        ...
+
+    def publish(self, token: int, topic: str, payload: bytes, *, retain: bool = False) -> None:
+        """Send with QoS 1. ``Published`` or ``Refused`` with this token follows, or ``Down``.
+
+        The caller keeps to its in-flight cap, chooses tokens that are not in flight, and sends
+        again after ``Down``: the link holds nothing back for it.
+        """
+        ...
+
+    def subscribe(self, topics: Sequence[str]) -> None:
+        """Ask for these filters at QoS 1. Subscribing again asks for retained messages again."""
+        ...
+
+    def unsubscribe(self, topics: Sequence[str]) -> None:
+        """Give filters up; messages already on their way may still come."""
+        ...
+
+
+class Link(Protocol):
+    """A connection that keeps itself up between ``start`` and ``stop``."""
+
+    def port(self, name: str) -> Port:
+        """A new port, to be taken before ``start``; ``name`` is for log messages."""
+        ...
+
+    def start(self) -> None:
+        """Begin to connect, in the background."""
+        ...
+
+    def stop(self, last: tuple[str, bytes] | None = None) -> None:
+        """Publish ``last`` (topic, payload) retained if connected, then disconnect in order.
+
+        Waits at most 2 s.
+        """
+        ...

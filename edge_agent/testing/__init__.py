@@ -1,0 +1,1 @@
+"""Stand-ins and conformance checks that tests, and authors of plug-ins, can run."""
