@@ -1,0 +1,264 @@
+"""Inference on the device's call path: the runtime's only importer of onnxruntime.
+
+The session has one thread and does not spin: with onnxruntime's defaults ten readings a second
+through a 500-tree forest keep a fifth of a core busy. Inputs and outputs are bound once to
+buffers that live as long as the session, so that a call allocates nothing.
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from edge_agent.arrays import F32
+from edge_agent.contract.bundle import Bundle
+from edge_agent.contract.errors import BundleError, InferenceError
+from edge_agent.contract.manifest import INPUT_NAME, Manifest, Output, Role
+
+_BATCH_AXIS: Final = "N"
+_FATAL_ONLY: Final = 4  # onnxruntime's own log would repeat what we raise
+
+
+class Engine:
+    """One ONNX session at batch 1, with bound buffers. Used by one thread at a time.
+
+    Args:
+        model: an ONNX file; input ``window`` float32 (N, length, channels).
+        length: readings in a window.
+        channels: values in a reading.
+        outputs: the output tensors to bind.
+        threads: inside one operator; more than 1 pays only for large networks.
+
+    Attributes:
+        outputs: the result of the last run by output name: float32 (1, width), or int64 (1,) for
+            the role ``label``. The arrays are overwritten by the next run.
+
+    Raises:
+        InferenceError: onnxruntime cannot load the model, or its tensors are not those stated.
+    """
+
+    def __init__(
+        self,
+        model: bytes,
+        *,
+        length: int,
+        channels: int,
+        outputs: Sequence[Output],
+        threads: int = 1,
+    ) -> None:
+        self.input: F32 = np.zeros((1, length, channels), np.float32)
+        self.outputs: dict[str, NDArray[Any]] = {}
+        try:
+            self._session = ort.InferenceSession(
+                model, _options(threads), providers=["CPUExecutionProvider"]
+            )
+            _require_tensors(self._session, self.input.shape, outputs)
+            self._binding = self._session.io_binding()
+            self._binding.bind_ortvalue_input(INPUT_NAME, _wrap(self.input))
+            for output in outputs:
+                buffer = _buffer(output)
+                self.outputs[output.name] = buffer
+                self._binding.bind_ortvalue_output(output.name, _wrap(buffer))
+        except InferenceError:
+            raise
+        except Exception as exc:  # onnxruntime's exceptions share no base class
+            raise InferenceError(f"the model cannot be loaded: {_first_line(exc)}") from exc
+        # The public run_with_iobinding() is a Python frame around exactly this call.
+        self._run = self._session._sess.run_with_iobinding  # noqa: SLF001 (a third of a small call)
+        self._bound = self._binding._iobinding  # noqa: SLF001 (its argument)
+
+    def run(self, window: F32) -> None:
+        """Run one window; results are in ``outputs``.
+
+        Args:
+            window: float32 (length, channels).
+
+        Raises:
+            InferenceError: onnxruntime failed.
+        """
+        self.input[0] = window
+        try:
+            self._run(self._bound, None)
+        except Exception as exc:
+            raise InferenceError(f"the model failed on a window: {_first_line(exc)}") from exc
+
+
+class Model:
+    """A bundle, loaded and ready to answer. Used by one thread at a time.
+
+    Attributes:
+        manifest: of the bundle.
+        digest: SHA-256 of the bundle file.
+    """
+
+    def __init__(self, manifest: Manifest, digest: str, engine: Engine) -> None:
+        self.manifest = manifest
+        self.digest = digest
+        self._run = engine.run
+        self._main = _only(manifest, engine)
+        label = manifest.output("label")
+        self._label: NDArray[np.int64] | None = engine.outputs[label.name] if label else None
+        self._labels = len(manifest.labels)
+        self._is_anomaly = manifest.task == "anomaly"
+
+    @classmethod
+    def load(cls, bundle: Bundle, *, threads: int = 1) -> Model:
+        """Load a bundle that has been read and checked.
+
+        Raises:
+            InferenceError: onnxruntime cannot load it.
+        """
+        return cls(bundle.manifest, bundle.digest, engine_of(bundle, threads=threads))
+
+    def answer(self, window: F32) -> tuple[int, float]:
+        """Decide one window.
+
+        Args:
+            window: float32 (length, channels).
+
+        Returns:
+            The index of the label (0 for regression) and its score: the label's score, the
+            anomaly score, or the first value.
+
+        Raises:
+            InferenceError: onnxruntime failed, or a score is not finite.
+        """
+        self._run(window)
+        main = self._main
+        if self._label is not None:
+            index = int(self._label[0])
+            if not 0 <= index < self._labels:
+                raise InferenceError(f"the model answered label {index} of {self._labels}")
+        elif self._is_anomaly:
+            index = int(main[0] > 0)
+        else:
+            index = int(main.argmax()) if self._labels else 0
+        score = float(main[0 if self._is_anomaly else index])
+        if score - score != 0.0:  # NaN and infinity are the only floats for which this holds
+            raise InferenceError(f"the model answered {score}")
+        return index, score
+
+    @property
+    def values(self) -> tuple[float, ...]:
+        """All values of the last answer of a regression with several targets; else empty."""
+        return tuple(self._main.tolist()) if not self._labels and self._main.size > 1 else ()
+
+
+def engine_of(bundle: Bundle, *, threads: int = 1) -> Engine:
+    """The engine for a bundle's model.
+
+    Raises:
+        InferenceError: onnxruntime cannot load it.
+    """
+    manifest = bundle.manifest
+    return Engine(
+        bundle.model,
+        length=manifest.window.length,
+        channels=len(manifest.channels),
+        outputs=manifest.outputs,
+        threads=threads,
+    )
+
+
+def golden_fault(bundle: Bundle, engine: Engine) -> str | None:
+    """Run the golden vectors; None when the engine answers as the original model did.
+
+    Raises:
+        BundleError: the golden vectors do not fit the manifest.
+        InferenceError: onnxruntime failed.
+    """
+    manifest = bundle.manifest
+    golden = _golden_arrays(bundle)
+    for number, window in enumerate(golden[INPUT_NAME]):
+        engine.run(window)
+        for output in manifest.outputs:
+            got, want = engine.outputs[output.name][0], golden[output.name][number]
+            if output.role == "label":
+                if int(got) != int(want):
+                    return f"golden vector {number}: label {int(got)}, expected {int(want)}"
+                continue
+            excess = np.abs(got - want) - manifest.golden.rtol * np.abs(want)
+            if not (excess <= manifest.golden.atol).all():
+                return (
+                    f"golden vector {number}: output {output.name!r} differs by "
+                    f"{np.abs(got - want).max():.3g}, allowed are {manifest.golden.atol:.3g} "
+                    f"+ {manifest.golden.rtol:.3g} of the value"
+                )
+    return None
+
+
+def _golden_arrays(bundle: Bundle) -> Mapping[str, NDArray[Any]]:
+    """The arrays of ``golden.npz``, with the shapes that the manifest promises."""
+    manifest = bundle.manifest
+    count, spec = manifest.golden.count, manifest.window
+    shapes: dict[str, tuple[int, ...]] = {INPUT_NAME: (count, spec.length, len(manifest.channels))}
+    for output in manifest.outputs:
+        shapes[output.name] = (count,) if output.role == "label" else (count, output.width)
+    try:
+        with np.load(io.BytesIO(bundle.golden), allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in shapes}
+    except (KeyError, ValueError, OSError, zipfile.BadZipFile) as exc:
+        raise BundleError(f"golden.npz: {exc}") from exc
+    for name, shape in shapes.items():
+        if arrays[name].shape != shape or count < 1:
+            raise BundleError(f"golden.npz: {name!r} is {arrays[name].shape}, expected {shape}")
+    return arrays
+
+
+def _options(threads: int) -> ort.SessionOptions:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = _FATAL_ONLY
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_free_dimension_override_by_name(_BATCH_AXIS, 1)
+    return options
+
+
+def _require_tensors(
+    session: ort.InferenceSession, shape: tuple[int, ...], outputs: Sequence[Output]
+) -> None:
+    """Binding checks neither names nor shapes: a wrong one would fail, or worse, at every run."""
+    got = {node.name: (node.type, tuple(node.shape)[1:]) for node in session.get_inputs()}
+    if got != {INPUT_NAME: ("tensor(float)", shape[1:])}:
+        raise InferenceError(f"the model takes {got}, not one float {INPUT_NAME!r} {shape[1:]}")
+    got = {node.name: (node.type, tuple(node.shape)[1:]) for node in session.get_outputs()}
+    for output in outputs:
+        wanted = ("tensor(int64)", ()) if output.role == "label" else _scores(output)
+        if got.get(output.name) != wanted:
+            raise InferenceError(f"the model gives {got}, not {output.name!r} as {wanted}")
+
+
+def _scores(output: Output) -> tuple[str, tuple[int, ...]]:
+    return "tensor(float)", (output.width,)
+
+
+def _buffer(output: Output) -> NDArray[Any]:
+    if output.role == "label":
+        return np.zeros(1, np.int64)
+    return np.zeros((1, output.width), np.float32)
+
+
+def _wrap(array: NDArray[Any]) -> ort.OrtValue:
+    """An OrtValue on the array's own memory; the caller keeps the array alive."""
+    return ort.OrtValue.ortvalue_from_numpy(array)
+
+
+def _only(manifest: Manifest, engine: Engine) -> F32:
+    """The row of scores or values, a view (width,) that every run refills."""
+    role: Role = "value" if manifest.task == "regression" else "scores"
+    output = manifest.output(role)
+    if output is None:
+        raise InferenceError(f"the model has no output with the role {role!r}")
+    row: F32 = engine.outputs[output.name][0]
+    return row
+
+
+def _first_line(exc: Exception) -> str:
+    return str(exc).splitlines()[0] if str(exc) else type(exc).__name__
