@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from msgspec import Meta
 
 from edge_agent.actions import ActionConfig
-from edge_agent.settings import Settings
-from edge_agent.sources import SourceConfig
+from edge_agent.actions import mqtt as mqtt_action
+from edge_agent.contract.errors import ConfigError
+from edge_agent.contract.names import name_fault, prefix_fault
+from edge_agent.settings import Fault, Settings, load_settings
+from edge_agent.sources import SourceConfig, jsonl
+from edge_agent.sources import mqtt as mqtt_source
 
 Positive = Annotated[float, Meta(gt=0)]
 Count = Annotated[int, Meta(ge=1)]
@@ -165,3 +172,100 @@ class AgentConfig(Settings, frozen=True, kw_only=True):
     status_s: Positive = 30.0
     metrics_s: Positive = 60.0
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+def load_config(path: Path) -> AgentConfig:
+    """Read and check an agent's configuration file.
+
+    Raises:
+        ConfigError: ``FILE:LINE:COLUMN: FIELD: what is wrong``.
+    """
+    return load_settings(path, AgentConfig, _faults)
+
+
+def parse_url(url: str) -> tuple[str, int, bool]:
+    """Host, port and whether to use TLS, of a broker's URL.
+
+    Raises:
+        ConfigError: it is not ``mqtt://HOST[:PORT]`` or ``mqtts://HOST[:PORT]``.
+    """
+    try:
+        parts = urlsplit(url)
+        host, port, tls = parts.hostname, parts.port, parts.scheme == "mqtts"
+    except ValueError as exc:
+        raise ConfigError(f"broker url: {exc}") from exc
+    extra = parts.path.strip("/") or parts.query or parts.fragment
+    if parts.scheme not in {"mqtt", "mqtts"} or not host or extra:
+        raise ConfigError(f"broker url {parts.scheme}://{host or ''} must be mqtt://HOST[:PORT]")
+    if "@" in parts.netloc:  # a password in a URL ends up in logs and process lists
+        raise ConfigError("broker url: give username and password_file instead of USER:PASSWORD@")
+    return host, port or (8883 if tls else 1883), tls
+
+
+def _faults(config: AgentConfig) -> Iterator[Fault]:
+    """What is wrong beyond the types, in the order of the file."""
+    if fault := name_fault("device", config.device):
+        yield Fault("$.device", fault)
+    for number, group in enumerate(config.groups):
+        if fault := name_fault("group", group):
+            yield Fault(f"$.groups[{number}]", fault)
+    if config.broker:
+        yield from _broker_faults(config.broker)
+    channels_of: dict[str, tuple[str, ...]] = {}
+    for number, pipeline in enumerate(config.pipelines):
+        at = f"$.pipelines[{number}]"
+        yield from _pipeline_faults(at, pipeline)
+        if channels_of.setdefault(pipeline.model, pipeline.channels) != pipeline.channels:
+            yield Fault(f"{at}.channels", f"another pipeline runs {pipeline.model!r} on others")
+        needs_broker = [
+            *([f"{at}.source"] if isinstance(pipeline.source, mqtt_source.MqttConfig) else []),
+            *(
+                f"{at}.actions[{index}]"
+                for index, action in enumerate(pipeline.actions)
+                if isinstance(action, mqtt_action.MqttConfig)
+            ),
+        ]
+        for where in needs_broker if config.broker is None else ():
+            yield Fault(where, "type mqtt needs a broker: add `broker: {url: mqtt://HOST}`")
+    yield from _twice(config.pipelines)
+
+
+def _broker_faults(broker: BrokerConfig) -> Iterator[Fault]:
+    try:
+        _, _, tls = parse_url(broker.url)
+    except ConfigError as exc:
+        yield Fault("$.broker.url", str(exc))
+        return
+    if fault := prefix_fault(broker.prefix):
+        yield Fault("$.broker.prefix", fault)
+    if broker.password_file and broker.password_env:
+        yield Fault("$.broker.password_env", "give password_file or password_env, not both")
+    if (broker.password_file or broker.password_env) and broker.username is None:
+        yield Fault("$.broker", "a password needs a username")
+    if (broker.cert_file is None) != (broker.key_file is None):
+        yield Fault("$.broker", "cert_file and key_file go together")
+    if not tls and (broker.ca_file or broker.cert_file):
+        yield Fault("$.broker.url", "certificates need mqtts://")
+
+
+def _pipeline_faults(at: str, pipeline: PipelineConfig) -> Iterator[Fault]:
+    if fault := name_fault("pipeline", pipeline.name):
+        yield Fault(f"{at}.name", fault)
+    if fault := name_fault("model", pipeline.model):
+        yield Fault(f"{at}.model", fault)
+    if len(set(pipeline.channels)) != len(pipeline.channels):
+        yield Fault(f"{at}.channels", "a channel is given twice")
+
+
+def _twice(pipelines: tuple[PipelineConfig, ...]) -> Iterator[Fault]:
+    """What only one pipeline can have: a name, and standard input."""
+    names: set[str] = set()
+    stdin_taken = False
+    for number, pipeline in enumerate(pipelines):
+        if pipeline.name in names:
+            yield Fault(f"$.pipelines[{number}].name", "another pipeline has this name")
+        names.add(pipeline.name)
+        if isinstance(pipeline.source, jsonl.JsonlConfig):
+            if stdin_taken:
+                yield Fault(f"$.pipelines[{number}].source", "only one source can read stdin")
+            stdin_taken = True
