@@ -43,6 +43,13 @@ class Refused(msgspec.Struct, frozen=True):
     reason: str
 
 
+class Denied(msgspec.Struct, frozen=True):
+    """The broker refused a subscription; nothing will come for this filter on this connection."""
+
+    topic: str
+    reason: str
+
+
 class Message(msgspec.Struct, frozen=True):
     """A message arrived on a subscription of this port.
 
@@ -55,7 +62,7 @@ class Message(msgspec.Struct, frozen=True):
     retained: bool
 
 
-Event = Up | Down | Published | Refused | Message
+Event = Up | Down | Published | Refused | Denied | Message
 
 
 class Port(Protocol):
