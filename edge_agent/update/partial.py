@@ -1,0 +1,201 @@
+"""A bundle on its way to disk: what has arrived, what is missing, resumed exactly after a kill.
+
+::
+
+    partial/SHA256/index-N    index blobs, each put in place whole
+    partial/SHA256/data       the bundle, its full size reserved at once
+    partial/SHA256/done       one bit a chunk, first chunk in the lowest bit of the first byte
+
+A bit is set on disk only after its chunk is durable, and on resuming every chunk so marked is
+hashed again: a bit that a power cut invented costs one fetch and does no harm.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Final
+
+from edge_agent.contract.chunks import chunk_list
+from edge_agent.contract.errors import BundleError
+from edge_agent.contract.messages import Desired
+from edge_agent.contract.topics import CHUNK_BYTES
+from edge_agent.contract.trust import admit
+from edge_agent.update.disk import Disk, storage
+
+SYNC_N: Final = 16
+"""Chunks between two syncs: what a kill may cost."""
+
+_CHUNK_BYTES_MIN: Final = 256  # keeps a chunk list below an eighth of its bundle
+_DIGEST_BYTES: Final = 32
+
+
+def announced_fault(desired: Desired, bytes_max: int) -> str | None:
+    """Why the announced sizes must not even be tried; None when they are sound."""
+    if desired.bytes > bytes_max:
+        return (
+            f"the bundle has {desired.bytes} bytes, update.bundle_bytes_max allows {bytes_max}: "
+            "raise it, or publish a smaller bundle"
+        )
+    if not _CHUNK_BYTES_MIN <= desired.chunk_bytes <= CHUNK_BYTES:
+        return (
+            f"chunks of {desired.chunk_bytes} bytes are announced, "
+            f"{_CHUNK_BYTES_MIN} to {CHUNK_BYTES} are allowed: publish the bundle again"
+        )
+    list_bytes = -(-desired.bytes // desired.chunk_bytes) * _DIGEST_BYTES
+    if len(desired.index) != -(-list_bytes // CHUNK_BYTES):
+        return (
+            f"{len(desired.index)} index blobs are announced for a chunk list of {list_bytes} "
+            "bytes: publish the bundle again"
+        )
+    return None
+
+
+class Partial:
+    """The folder of one bundle. One thread.
+
+    Args:
+        folder: made when absent; what it holds already is checked and used.
+        desired: without an :func:`announced_fault`.
+
+    Attributes:
+        missing: digests of the blobs to fetch next, with a name for messages: the index blobs;
+            when all are there, the chunks; when all are there, none.
+
+    Raises:
+        StorageError: the disk refused, or has no room for the whole bundle.
+        BundleError: the index does not fit the announced size.
+    """
+
+    def __init__(self, folder: Path, desired: Desired) -> None:
+        self._folder, self._desired, self._disk = folder, desired, Disk()
+        self._index: dict[str, bytes] = {}
+        self._places: dict[str, list[int]] = {}
+        self._bits = bytearray()
+        self._unsynced = 0
+        self._handle = -1
+        self.missing: dict[str, str] = {}
+        self._disk.make_folder(folder)
+        for number, digest in enumerate(desired.index):
+            if not self._resume_index(number, digest):
+                self.missing[digest] = f"index blob {number}"
+        if not self.missing:
+            self._open_data()
+
+    @property
+    def file(self) -> Path:
+        """The bundle; whole once :attr:`complete`."""
+        return self._folder / "data"
+
+    @property
+    def complete(self) -> bool:
+        """Whether every chunk is there."""
+        return self._handle >= 0 and not self.missing
+
+    @property
+    def chunks(self) -> int:
+        """How many chunks the bundle has."""
+        return -(-self._desired.bytes // self._desired.chunk_bytes)
+
+    def put(self, digest: str, payload: bytes) -> None:
+        """Take a blob in; one that is not missing is ignored.
+
+        Raises:
+            BundleError: not the blob with this digest, or one that cannot belong there.
+            StorageError: the disk refused; the blob stays missing.
+        """
+        if (name := self.missing.get(digest)) is None:
+            return
+        admit(name, payload, digest)
+        if digest in self._places:
+            self._put_chunk(digest, payload)
+        else:
+            self._put_index(digest, payload)
+
+    def sync(self) -> None:
+        """Make what has arrived durable: data first, then the bits that vouch for it.
+
+        Raises:
+            StorageError: the disk refused.
+        """
+        if self._unsynced:
+            with storage(self.file):
+                os.fsync(self._handle)
+            self._disk.replace(self._folder / "done", bytes(self._bits))
+            self._unsynced = 0
+
+    def close(self) -> None:
+        """Let the file go, without a sync. May be called twice."""
+        if self._handle >= 0:
+            os.close(self._handle)
+            self._handle = -1
+
+    def _put_chunk(self, digest: str, payload: bytes) -> None:
+        for place in self._places[digest]:
+            if len(payload) != self._size(place):
+                raise BundleError(
+                    f"chunk {place} has {len(payload)} bytes, {self._size(place)} belong there"
+                )
+            with storage(self.file):
+                os.pwrite(self._handle, payload, place * self._desired.chunk_bytes)
+            self._bits[place // 8] |= 1 << place % 8
+        del self.missing[digest]
+        self._unsynced += 1
+        if self._unsynced >= SYNC_N or not self.missing:
+            self.sync()
+
+    def _put_index(self, digest: str, payload: bytes) -> None:
+        for number, wanted in enumerate(self._desired.index):
+            if wanted == digest:
+                self._disk.replace(self._folder / f"index-{number}", payload)
+        self._index[digest] = payload
+        del self.missing[digest]
+        if not self.missing:
+            self._open_data()
+
+    def _resume_index(self, number: int, digest: str) -> bool:
+        path = self._folder / f"index-{number}"
+        if path.exists():
+            with storage(path):
+                content = path.read_bytes()
+            if hashlib.sha256(content).hexdigest() == digest:
+                self._index[digest] = content
+        return digest in self._index
+
+    def _open_data(self) -> None:
+        """Reserve the whole size, then find out which chunks a run before has left."""
+        digests = chunk_list(self._desired, [self._index[d] for d in self._desired.index])
+        for place, digest in enumerate(digests):
+            self._places.setdefault(digest, []).append(place)
+        with storage(self.file):
+            self._handle = os.open(self.file, os.O_RDWR | os.O_CREAT, 0o644)
+            os.ftruncate(self._handle, self._desired.bytes)
+            os.posix_fallocate(self._handle, 0, self._desired.bytes)
+        self._bits = bytearray(-(-len(digests) // 8))
+        marked = self._marked()
+        for digest, places in self._places.items():
+            for place in places:
+                if marked[place // 8] >> place % 8 & 1 and self._holds(place, digest):
+                    self._bits[place // 8] |= 1 << place % 8
+                else:
+                    self.missing.setdefault(digest, f"chunk {place}")
+
+    def _marked(self) -> bytes:
+        """The bits of a run before; none when there was no run, or it cut differently."""
+        path = self._folder / "done"
+        if path.exists():
+            with storage(path):
+                bits = path.read_bytes()
+            if len(bits) == len(self._bits):
+                return bits
+        return bytes(len(self._bits))
+
+    def _holds(self, place: int, digest: str) -> bool:
+        with storage(self.file):
+            content = os.pread(self._handle, self._size(place), place * self._desired.chunk_bytes)
+        return hashlib.sha256(content).hexdigest() == digest
+
+    def _size(self, place: int) -> int:
+        whole = self._desired.chunk_bytes
+        return min(whole, self._desired.bytes - place * whole)

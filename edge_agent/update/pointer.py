@@ -1,0 +1,127 @@
+"""What the store knows of one model, as values: which bundle runs, ran before, was refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from edge_agent.contract.errors import StorageError
+from edge_agent.update.disk import storage
+
+FORMAT: Final = 1
+"""Of the store. It stands in its FORMAT file and in every pointer."""
+
+_REFUSED_MAX: Final = 16  # refusals that a pointer remembers, the newest
+
+
+class Installed(msgspec.Struct, frozen=True, kw_only=True):
+    """A bundle of the store.
+
+    Attributes:
+        sha256: digest of the bundle file.
+        version: from its manifest.
+        revision: of the desired state that asked for it; 0 when installed by hand on a new store.
+    """
+
+    sha256: str
+    version: str
+    revision: int
+
+
+class Refusal(msgspec.Struct, frozen=True, kw_only=True):
+    """A bundle that was asked for and not taken; fields as in :class:`Installed`."""
+
+    sha256: str
+    version: str
+    revision: int
+    reason: str
+
+
+class Pointer(msgspec.Struct, frozen=True, kw_only=True):
+    """The pointer of one model; every change gives a new one.
+
+    Attributes:
+        current: what runs.
+        previous: what ran before, to fall back to.
+        refused: at most 16, newest last.
+    """
+
+    format: int = FORMAT
+    model: str
+    current: Installed | None = None
+    previous: Installed | None = None
+    refused: tuple[Refusal, ...] = ()
+
+    @property
+    def revision(self) -> int:
+        """The highest revision that was decided on; desired states up to it are history."""
+        settled = [refusal.revision for refusal in self.refused]
+        return max([self.current.revision if self.current else 0, *settled])
+
+    @property
+    def digests(self) -> set[str]:
+        """The bundles that it needs on disk."""
+        return {installed.sha256 for installed in (self.current, self.previous) if installed}
+
+    def committed(self, installed: Installed) -> Pointer:
+        """With a new current bundle; the one that was current becomes the previous one."""
+        same = self.current is not None and self.current.sha256 == installed.sha256
+        return msgspec.structs.replace(
+            self,
+            current=installed,
+            previous=self.previous if same else self.current,
+            refused=tuple(r for r in self.refused if r.sha256 != installed.sha256),
+        )
+
+    def refusing(self, refusal: Refusal) -> Pointer:
+        """With one more refusal."""
+        others = [r for r in self.refused if r.sha256 != refusal.sha256]
+        return msgspec.structs.replace(self, refused=(*others, refusal)[-_REFUSED_MAX:])
+
+    def fallen_back(self) -> Pointer:
+        """With the previous bundle, or none, as the current one."""
+        return msgspec.structs.replace(self, current=self.previous, previous=None)
+
+
+class DamagedError(StorageError):
+    """A pointer file that is gone or says nothing."""
+
+
+class _Format(msgspec.Struct):
+    format: int
+
+
+def read_pointer(path: Path) -> Pointer | None:
+    """Read a pointer file; None when there is none.
+
+    Raises:
+        DamagedError: it says nothing.
+        StorageError: it cannot be read, or it has a newer format.
+    """
+    try:
+        with storage(path):
+            data = path.read_bytes()
+    except StorageError as exc:
+        if isinstance(exc.__cause__, FileNotFoundError):
+            return None
+        raise
+    try:
+        require_known(path, msgspec.json.decode(data, type=_Format).format)
+        return msgspec.json.decode(data, type=Pointer)
+    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        raise DamagedError(f"{path}: the pointer is damaged ({exc})") from exc
+
+
+def require_known(path: Path, number: int) -> None:
+    """Refuse a newer format.
+
+    Raises:
+        StorageError: ``number`` is above :data:`FORMAT`.
+    """
+    if number > FORMAT:
+        raise StorageError(
+            f"{path}: the store has format {number}, this agent knows {FORMAT}: "
+            "update the agent, or give it another data_dir"
+        )
