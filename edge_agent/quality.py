@@ -1,0 +1,87 @@
+"""What to do with values that are missing or implausible, by each channel's policy.
+
+A value is *missing* when it is NaN or infinite, and *out of range* when it is outside the bounds
+of its channel; both are counted value by value. With ``on_range: missing`` an implausible value
+is treated as missing, but counted as out of range only. What ``hold`` repeats is the last value
+of the channel that was used: as given, or clipped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+
+from edge_agent.arrays import F32
+from edge_agent.contract.manifest import Channel
+from edge_agent.metrics import Counters
+
+_LARGEST: Final = float(np.finfo(np.float32).max)
+
+
+class Quality:
+    """The policies of all channels of a model. Used by one thread.
+
+    Args:
+        channels: in the order of the columns.
+        counters: ``missing``, ``out_of_range`` and ``skipped`` are counted there.
+    """
+
+    def __init__(self, channels: Sequence[Channel], counters: Counters) -> None:
+        self._channels = tuple(channels)
+        self._counters = counters
+        # The bounds also exclude NaN and infinity: one pair of comparisons tests everything.
+        self._low = np.array([_bound(c.minimum, -_LARGEST) for c in channels], np.float32)
+        self._high = np.array([_bound(c.maximum, _LARGEST) for c in channels], np.float32)
+        self._last = np.full(len(channels), np.nan, np.float32)
+
+    def clean(self, block: F32) -> Sequence[int]:
+        """Mend readings in place.
+
+        Args:
+            block: float32 (readings, channels), at least one reading.
+
+        Returns:
+            Which rows are to be used, in rising order.
+        """
+        above = np.greater_equal(block, self._low).tobytes()
+        below = np.less_equal(block, self._high).tobytes()
+        if b"\0" in above or b"\0" in below:
+            return [at for at, row in enumerate(block) if self._mend(row)]
+        self._last[...] = block[-1]
+        return range(len(block))
+
+    def clear(self) -> None:
+        """Forget the last good values."""
+        self._last[...] = np.nan
+
+    def adopt(self, other: Quality) -> None:
+        """Go on from the last good values of another model's policies for the same channels."""
+        self._last[...] = other._last
+
+    def _mend(self, row: F32) -> bool:
+        """Apply every channel's policy to one row; whether it is to be used."""
+        use, last = True, self._last
+        for at, (value, channel) in enumerate(zip(row.tolist(), self._channels, strict=True)):
+            good = True
+            if not -_LARGEST <= value <= _LARGEST:
+                self._counters.missing += 1
+                good = False
+            elif not self._low[at] <= value <= self._high[at]:
+                self._counters.out_of_range += 1
+                if channel.on_range == "clip":
+                    row[at] = min(max(row[at], self._low[at]), self._high[at])
+                good = channel.on_range != "missing"
+            if good:
+                last[at] = row[at]
+            elif channel.on_missing == "skip" or np.isnan(last[at]):
+                use = False
+            else:
+                row[at] = last[at]
+        self._counters.skipped += not use
+        return use
+
+
+def _bound(value: float | None, default: float) -> float:
+    return default if value is None else value
