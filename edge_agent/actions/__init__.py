@@ -2,8 +2,30 @@
 
 from __future__ import annotations
 
-from edge_agent.actions.exec import ExecConfig
-from edge_agent.actions.log import LogConfig
-from edge_agent.actions.mqtt import MqttConfig
+from collections.abc import Callable
+from typing import Any, Final
+
+from edge_agent.actions.base import Action, Send
+from edge_agent.actions.exec import ExecAction, ExecConfig
+from edge_agent.actions.log import LogAction, LogConfig
+from edge_agent.actions.mqtt import MqttAction, MqttConfig
+from edge_agent.settings import Kind
 
 ActionConfig = LogConfig | MqttConfig | ExecConfig
+
+
+def make_action(config: ActionConfig, *, send: Send) -> Action:
+    """The action that a configuration asks for.
+
+    Args:
+        config: of the action.
+        send: hands a payload for a topic to the outbox.
+    """
+    return _MAKERS[type(config)](config, send)
+
+
+_MAKERS: Final[dict[type[Kind], Callable[[Any, Send], Action]]] = {
+    LogConfig: lambda _config, _send: LogAction(),
+    MqttConfig: lambda config, send: MqttAction(config, send=send),
+    ExecConfig: lambda config, _send: ExecAction(config),
+}

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar, Protocol
 
 from edge_agent.contract.messages import Decision
+
+Send = Callable[[str, bytes], None]
+"""Hands a payload for a topic to the outbox; it takes microseconds and needs no connection."""
 
 
 class Action(Protocol):
@@ -26,5 +30,8 @@ class Action(Protocol):
         ...
 
     def close(self) -> None:
-        """Let go of what it holds. May be called twice."""
+        """Let go of what it holds. May be called twice.
+
+        A blocking action may still be in ``fire``, on another thread: it should end that at once.
+        """
         ...

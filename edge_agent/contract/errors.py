@@ -43,3 +43,9 @@ class LinkError(EdgeError):
     """The broker cannot be reached, or it refused something."""
 
     exit_code = 7
+
+
+class ActionError(EdgeError):
+    """What a fired decision should do did not work: whoever configured the action must act."""
+
+    exit_code = 8

@@ -2,9 +2,79 @@
 
 from __future__ import annotations
 
-from edge_agent.sources.jsonl import JsonlConfig
-from edge_agent.sources.mqtt import MqttConfig
-from edge_agent.sources.replay import ReplayConfig
-from edge_agent.sources.simulated import SimulatedConfig
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from edge_agent.clock import Clock
+from edge_agent.contract.errors import ConfigError
+from edge_agent.settings import Kind
+from edge_agent.sources.base import Source
+from edge_agent.sources.jsonl import JsonlConfig, JsonlSource
+from edge_agent.sources.mqtt import MqttConfig, MqttSource, link_to
+from edge_agent.sources.replay import ReplayConfig, ReplaySource
+from edge_agent.sources.simulated import SimulatedConfig, SimulatedSource
+
+if TYPE_CHECKING:  # edge_agent.config imports this module
+    from edge_agent.config import BrokerConfig
 
 SourceConfig = ReplayConfig | JsonlConfig | MqttConfig | SimulatedConfig
+
+
+class _Site(NamedTuple):
+    """What a source may need beside its own configuration; see :func:`make_source`."""
+
+    channels: Sequence[str]
+    base: Path
+    broker: BrokerConfig | None
+    clock: Clock
+
+
+def make_source(
+    config: SourceConfig,
+    *,
+    channels: Sequence[str],
+    base: Path,
+    broker: BrokerConfig | None,
+    clock: Clock,
+) -> Source:
+    """The source that a configuration asks for, not open yet.
+
+    Args:
+        config: of the source.
+        channels: names of what it delivers, in order.
+        base: folder of the configuration file; relative paths start there.
+        broker: of the agent, for sources that read from it.
+        clock: for sources that keep a pace.
+
+    Raises:
+        ConfigError: it needs a broker and there is none.
+    """
+    return _MAKERS[type(config)](config, _Site(channels, base, broker, clock))
+
+
+def _replay(config: ReplayConfig, site: _Site) -> Source:
+    return ReplaySource(config, site.channels, base=site.base, clock=site.clock)
+
+
+def _jsonl(config: JsonlConfig, site: _Site) -> Source:
+    return JsonlSource(config, site.channels)
+
+
+def _mqtt(config: MqttConfig, site: _Site) -> Source:
+    broker = site.broker
+    if broker is None:
+        raise ConfigError("a source of type mqtt needs a broker: add `broker: {url: mqtt://HOST}`")
+    return MqttSource(config, site.channels, make_link=lambda: link_to(broker))
+
+
+def _simulated(config: SimulatedConfig, site: _Site) -> Source:
+    return SimulatedSource(config, site.channels, clock=site.clock)
+
+
+_MAKERS: Final[dict[type[Kind], Callable[[Any, _Site], Source]]] = {
+    ReplayConfig: _replay,
+    JsonlConfig: _jsonl,
+    MqttConfig: _mqtt,
+    SimulatedConfig: _simulated,
+}

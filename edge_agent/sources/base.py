@@ -46,6 +46,6 @@ class Source(Protocol):
         """Readings that never became a row, by reason.
 
         Reasons: ``torn`` (not decodable), ``malformed`` (wrong channels), ``overrun`` (came
-        faster than they were read).
+        faster than they were read), ``stale`` (kept by a broker for nobody knows how long).
         """
         ...

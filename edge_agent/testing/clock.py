@@ -60,7 +60,7 @@ class FakeClock:
         with self._lock:
             self._wall = seconds
 
-    def set_synced(self, synced: bool) -> None:  # noqa: FBT001 - reads well at the one call site
+    def set_synced(self, synced: bool) -> None:  # noqa: FBT001 - a setter's only value
         """Say whether the wall clock is synchronised from now on."""
         with self._lock:
             self._synced = synced

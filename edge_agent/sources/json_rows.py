@@ -1,0 +1,107 @@
+"""Readings as JSON: an array with a value for each channel, or an object with a key for each.
+
+A value that is not known is ``null``, a missing key, or one of the literals ``NaN`` and
+``Infinity`` that are not JSON but that many programs print.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+from msgspec import UNSET, UnsetType
+
+from edge_agent.arrays import F32
+from edge_agent.contract.errors import ConfigError
+
+Row = list[float | None]
+
+_NOT_FINITE: Final = re.compile(rb"-?\b(?:nan|inf(?:inity)?)\b", re.IGNORECASE)
+_MANY: Final = re.compile(rb"\s*\[\s*[\[{]")
+
+
+class RowDecoder:
+    """Turns JSON into rows, and counts what it cannot use. One thread; ``faults`` from any.
+
+    Args:
+        channels: names, in the order of a row.
+
+    Raises:
+        ConfigError: a channel's name holds a quote, a backslash or a control character.
+
+    Attributes:
+        faults: ``torn``, not JSON; ``malformed``, JSON but not a reading of these channels.
+    """
+
+    def __init__(self, channels: Sequence[str]) -> None:
+        self._width = len(channels)
+        self._one = msgspec.json.Decoder[Any](list[float | None] | _by_key(channels))
+        self._many = msgspec.json.Decoder(list[msgspec.Raw])
+        self.faults = {"torn": 0, "malformed": 0}
+
+    def rows(self, text: bytes) -> list[Row]:
+        """The readings in an array of several, or the one reading that ``text`` is.
+
+        A reading that cannot be used is counted and left out; the others stay.
+        """
+        if not _MANY.match(text):
+            row = self.row(text)
+            return [] if row is None else [row]
+        found = self._decode(self._many, text)
+        rows = [self.row(item) for item in found or ()]
+        return [row for row in rows if row is not None]
+
+    def row(self, text: bytes | msgspec.Raw) -> Row | None:
+        """One reading, or None if it was counted as a fault."""
+        found = self._decode(self._one, text)
+        if found is None:
+            return None
+        if isinstance(found, list):
+            row, fits = found, len(found) == self._width
+        else:  # an object with none of the channels is something else, not a reading
+            values = msgspec.structs.astuple(found)
+            row = [None if value is UNSET else value for value in values]
+            fits = any(value is not UNSET for value in values)
+        if fits:
+            return row
+        self.faults["malformed"] += 1
+        return None
+
+    def _decode(self, decoder: msgspec.json.Decoder[Any], text: bytes | msgspec.Raw) -> Any:
+        """The decoded value, or None if it was counted as a fault."""
+        try:
+            try:
+                return decoder.decode(text)
+            except msgspec.DecodeError:  # only then look for what JSON does not know
+                return decoder.decode(_NOT_FINITE.sub(b"null", text))
+        except msgspec.ValidationError:
+            self.faults["malformed"] += 1
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            self.faults["torn"] += 1
+        return None
+
+
+def _by_key(channels: Sequence[str]) -> type[msgspec.Struct]:
+    """The struct that takes the channels' keys out of an object and ignores all others."""
+    fields = [f"channel_{number}" for number in range(len(channels))]
+    try:
+        return msgspec.defstruct(
+            "Reading",
+            [(field, float | None | UnsetType, UNSET) for field in fields],
+            rename=dict(zip(fields, channels, strict=True)),
+        )
+    except ValueError as exc:
+        raise ConfigError(f"a channel's name cannot be the key of a JSON object: {exc}") from exc
+
+
+def move(waiting: deque[Row], out: F32) -> int:
+    """Move as many waiting rows into ``out`` as fit, oldest first; None becomes NaN."""
+    count = min(len(waiting), len(out))
+    with np.errstate(over="ignore"):  # beyond float32 is infinite, which counts as missing later
+        for number in range(count):
+            out[number] = waiting.popleft()
+    return count
