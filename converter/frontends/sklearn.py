@@ -1,0 +1,271 @@
+"""scikit-learn: a fitted estimator or pipeline as a float graph and as its own reference."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.exceptions import NotFittedError
+from sklearn.pipeline import FeatureUnion, Pipeline
+from sklearn.utils.validation import check_is_fitted
+
+from converter.features import WindowFeatures
+from converter.frontends import Answers, FeatureSpec, Imported
+from converter.graph import Graph
+from converter.heads import Head, class_index, class_scores, task_of
+from converter.lower import lower_head
+from edge_agent.arrays import F32
+from edge_agent.contract.errors import ConfigError
+from edge_agent.contract.manifest import INPUT_NAME, Output, Task
+
+ANOMALY_LABELS = ("normal", "anomaly")
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """What the device delivers."""
+
+    length: int
+    channels: tuple[str, ...]
+    rate_hz: float
+
+
+def import_estimator(
+    estimator: Any,
+    *,
+    length: int,
+    channels: tuple[str, ...],
+    rate_hz: float,
+    features: FeatureSpec | None = None,
+    labels: tuple[str, ...] | None = None,
+    notes: tuple[str, ...] = (),
+) -> Imported:
+    """Understand a fitted estimator; arguments as in :func:`converter.frontends.import_model`.
+
+    A pipeline that starts with a window transformer is given windows (n, length, channels);
+    everything else (n, length * channels), oldest reading first.
+
+    Raises:
+        ConfigError: not fitted, of another input size, or without an ONNX form.
+    """
+    shape = _Shape(length, channels, rate_hz)
+    task = task_of(estimator)
+    _require_fitted(estimator)
+    model = _prepend(estimator, features, shape)
+    _require_fit(model, shape)
+    original = _original(model, task)
+    width = _probe(original, model, shape)
+    graph = Graph()
+    head = _lower(model, graph)
+    outputs = _outputs(task, head, width)
+    tensors = [head.label if output.role == "label" else head.scores for output in outputs]
+    proto = graph.finish(
+        list(zip(outputs, [str(tensor) for tensor in tensors], strict=True)),
+        length=length,
+        channels=len(channels),
+    )
+    names, compute = _estimator_inputs(model, shape)
+    return Imported(
+        graph=proto,
+        task=task,
+        labels=_labels(model, task, labels),
+        outputs=outputs,
+        original=original,
+        estimator=_describe(model),
+        feature_names=names,
+        features=compute,
+        notes=(*notes, *head.notes),
+        keep_float=tuple(n.name for n in proto.graph.node if n.name not in graph.dense),
+    )
+
+
+def _prepend(estimator: Any, features: FeatureSpec | None, shape: _Shape) -> Any:
+    """The estimator behind the window features that the recipe names."""
+    if features is None:
+        return estimator
+    if _takes_windows(estimator):
+        raise ConfigError(
+            f"{_describe(estimator)} computes its own features: leave 'features' out of the recipe"
+        )
+    step = features
+    if not isinstance(step, WindowFeatures):
+        step = WindowFeatures(features=tuple(features), rate_hz=shape.rate_hz)
+    try:
+        step.fit(np.zeros((1, shape.length, len(shape.channels)), dtype=np.float32))
+    except ValueError as exc:
+        raise ConfigError(f"features: {exc}") from exc
+    return Pipeline([("features", step), ("model", estimator)])
+
+
+def _require_fitted(estimator: Any) -> None:
+    try:
+        check_is_fitted(estimator)
+    except NotFittedError as exc:
+        raise ConfigError(
+            f"{_describe(estimator)} is not fitted: call fit before you save it"
+        ) from exc
+
+
+def _require_fit(model: Any, shape: _Shape) -> None:
+    """Refuse a model that expects other inputs than the device delivers."""
+    count = len(shape.channels)
+    if _takes_windows(model):
+        for step in _window_steps(model):
+            _require_same_windows(step, shape)
+        return
+    expected = getattr(model, "n_features_in_", None)
+    given = shape.length * count
+    if expected is not None and expected != given:
+        raise ConfigError(
+            f"{_describe(model)} expects {expected} inputs, a window of {shape.length} readings "
+            f"of {count} channels has {given}: correct channels or window.length, or name the "
+            "'features' that the model was trained on"
+        )
+    names = tuple(str(name) for name in getattr(model, "feature_names_in_", ()))
+    if shape.length == 1 and sorted(names) == sorted(shape.channels) and names != shape.channels:
+        raise ConfigError(
+            f"{_describe(model)} was trained on the columns {', '.join(names)}: list the channels "
+            "in this order"
+        )
+
+
+def _require_same_windows(step: Any, shape: _Shape) -> None:
+    """Refuse a window transformer that was fitted on other windows."""
+    fitted = getattr(step, "window_shape_", None)
+    given = (shape.length, len(shape.channels))
+    if fitted is not None and tuple(fitted) != given:
+        raise ConfigError(
+            f"{type(step).__name__} was fitted on windows of {fitted[0]} readings of {fitted[1]} "
+            f"channels, the recipe gives {given[0]} of {given[1]}"
+        )
+    rate = getattr(step, "rate_hz", None)
+    if rate is not None and rate != shape.rate_hz:
+        raise ConfigError(
+            f"{type(step).__name__} was made for {rate:g} readings per second, the recipe says "
+            f"{shape.rate_hz:g}"
+        )
+
+
+def _takes_windows(step: Any) -> bool:
+    """Whether an estimator wants (n, length, channels)."""
+    if isinstance(step, Pipeline):
+        return _takes_windows(step.steps[0][1])
+    if isinstance(step, FeatureUnion):
+        return any(_takes_windows(member) for _, member in step.transformer_list)
+    return bool(getattr(step, "takes_windows", False))
+
+
+def _window_steps(step: Any) -> list[Any]:
+    """The window transformers at the start of a model."""
+    if isinstance(step, Pipeline):
+        return _window_steps(step.steps[0][1])
+    if isinstance(step, FeatureUnion):
+        return [found for _, member in step.transformer_list for found in _window_steps(member)]
+    return [step] if _takes_windows(step) else []
+
+
+def _original(model: Any, task: Task) -> Callable[[F32], Answers]:
+    """The original model as a function of windows."""
+    windows = _takes_windows(model)
+
+    def answer(batch: F32) -> Answers:
+        rows = np.asarray(batch, dtype=np.float32)
+        rows = rows if windows else rows.reshape(len(rows), -1)
+        with warnings.catch_warnings():
+            # Trained on a data frame, asked with an array: the order is checked on import.
+            warnings.filterwarnings("ignore", message="X does not have valid feature names")
+            return _ask(model, task, rows)
+
+    return answer
+
+
+def _ask(model: Any, task: Task, rows: F32) -> Answers:
+    """Labels and scores of the original model."""
+    if task == "classification":
+        return Answers(class_index(model, rows), class_scores(model, rows))
+    if task == "anomaly":
+        labels = (np.asarray(model.predict(rows)) == -1).astype(np.int64)
+        score = -np.asarray(model.decision_function(rows), dtype=np.float64)
+        return Answers(labels, score.reshape(len(rows), 1))
+    values = np.asarray(model.predict(rows), dtype=np.float64)
+    return Answers(None, values.reshape(len(rows), -1))
+
+
+def _probe(original: Callable[[F32], Answers], model: Any, shape: _Shape) -> int:
+    """The number of scores, from one window of ones.
+
+    Raises:
+        ConfigError: the model cannot be asked, or is of a kind that the contract does not know.
+    """
+    try:
+        answers = original(np.ones((1, shape.length, len(shape.channels)), dtype=np.float32))
+    except (ValueError, TypeError, AttributeError, IndexError) as exc:
+        raise ConfigError(
+            f"{_describe(model)} cannot answer a window of {shape.length} readings of "
+            f"{len(shape.channels)} channels: {exc}"
+        ) from exc
+    return answers.scores.shape[1]
+
+
+def _lower(model: Any, graph: Graph) -> Head:
+    """The nodes of the whole model."""
+    x = INPUT_NAME if _takes_windows(model) else graph.add("Flatten", INPUT_NAME, axis=1)
+    return lower_head(model, graph, x)
+
+
+def _outputs(task: Task, head: Head, width: int) -> tuple[Output, ...]:
+    if task == "regression":
+        return (Output(name="value", role="value", width=width),)
+    scores = Output(name="scores", role="scores", width=width)
+    if head.label is None:
+        return (scores,)
+    return (scores, Output(name="label", role="label", width=1))
+
+
+def _labels(model: Any, task: Task, names: tuple[str, ...] | None) -> tuple[str, ...]:
+    """The names of the classes."""
+    if task == "regression":
+        if names:
+            raise ConfigError("a regression has no labels: leave 'labels' out of the recipe")
+        return ()
+    own = ANOMALY_LABELS
+    if task == "classification":
+        own = tuple(str(value) for value in np.asarray(model.classes_).tolist())
+    if names is not None and len(names) != len(own):
+        raise ConfigError(
+            f"{_describe(model)} has {len(own)} classes ({', '.join(own)}), labels names "
+            f"{len(names)}"
+        )
+    return names or own
+
+
+def _estimator_inputs(
+    model: Any, shape: _Shape
+) -> tuple[tuple[str, ...], Callable[[F32], NDArray[np.float64]]]:
+    """Names and values of what the estimator proper is given."""
+    first = model.steps[0][1] if isinstance(model, Pipeline) else None
+    if _takes_windows(model) and first is not None:
+
+        def transform(windows: F32) -> NDArray[np.float64]:
+            return np.asarray(first.transform(windows), dtype=np.float64)
+
+        names = tuple(str(name) for name in first.get_feature_names_out(list(shape.channels)))
+        return names, transform
+
+    def flatten(windows: F32) -> NDArray[np.float64]:
+        return np.asarray(windows, dtype=np.float64).reshape(len(windows), -1)
+
+    if shape.length == 1:
+        return shape.channels, flatten
+    return tuple(f"{c}[{t}]" for t in range(shape.length) for c in shape.channels), flatten
+
+
+def _describe(model: Any) -> str:
+    """The steps of a model by class name."""
+    if isinstance(model, Pipeline):
+        return " > ".join(_describe(step) for _, step in model.steps)
+    return model if isinstance(model, str) else type(model).__name__

@@ -1,0 +1,101 @@
+"""From a fitted estimator to nodes: a table of own forms, pipelines and unions, then skl2onnx.
+
+A transformer or estimator of a user's own gives its ONNX form by one method::
+
+    def onnx_form(self, graph: converter.graph.Graph, x: str) -> str: ...
+
+It adds nodes (``graph.add("Mul", x, graph.constant(2.0))``) and returns the name of its result.
+``x`` is float32 (N, features), or (N, length, channels) for a class with ``takes_windows = True``.
+The result is float32: (N, features) of a transformer; (N, classes) of a classifier, equal to its
+``predict_proba`` or else ``decision_function``, whose argmax is its prediction; (N, targets) of a
+regressor; (N, 1) of an outlier detector, minus its ``decision_function``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sklearn.pipeline import FeatureUnion, Pipeline
+from sklearn.preprocessing import FunctionTransformer
+
+from converter.fallback import foreign_head, foreign_transform
+from converter.graph import Graph
+from converter.heads import Head
+from converter.linear import LINEAR
+from converter.transforms import TRANSFORMS
+from converter.trees import TREES
+from edge_agent.contract.errors import ConfigError
+
+HEADS = {**LINEAR, **TREES}
+
+
+def lower_head(estimator: Any, graph: Graph, x: str) -> Head:
+    """Write the nodes of a fitted classifier, regressor or outlier detector.
+
+    Args:
+        estimator: fitted.
+        graph: receives the nodes.
+        x: the estimator's input.
+
+    Raises:
+        ConfigError: it has no ONNX form; the message names its class.
+    """
+    if isinstance(estimator, Pipeline):
+        for _, step in estimator.steps[:-1]:
+            x = lower_transform(step, graph, x)
+        return lower_head(estimator.steps[-1][1], graph, x)
+    if hasattr(estimator, "onnx_form"):
+        return Head(estimator.onnx_form(graph, x))
+    if own := HEADS.get(type(estimator)):
+        return own(estimator, graph, x)
+    _require_known(estimator)
+    return foreign_head(estimator, graph, x)
+
+
+def lower_transform(step: Any, graph: Graph, x: str) -> str:
+    """Write the nodes of a fitted transformer and return the name of its output.
+
+    Raises:
+        ConfigError: it has no ONNX form; the message names its class.
+    """
+    if step is None or step == "passthrough":
+        return x
+    if isinstance(step, Pipeline):
+        for _, inner in step.steps:
+            x = lower_transform(inner, graph, x)
+        return x
+    if isinstance(step, FeatureUnion):
+        return _union(step, graph, x)
+    if hasattr(step, "onnx_form"):
+        return str(step.onnx_form(graph, x))
+    if own := TRANSFORMS.get(type(step)):
+        return own(step, graph, x)
+    if isinstance(step, FunctionTransformer) and step.func is None:
+        return x
+    _require_known(step)
+    return foreign_transform(step, graph, x)
+
+
+def _union(union: Any, graph: Graph, x: str) -> str:
+    """Concatenated outputs of all members, each times its weight."""
+    weights = union.transformer_weights or {}
+    parts = []
+    for name, member in union.transformer_list:
+        if member == "drop":
+            continue
+        part = lower_transform(member, graph, x)
+        if name in weights:
+            part = graph.add("Mul", part, graph.constant(weights[name]))
+        parts.append(part)
+    return graph.add("Concat", *parts, axis=1) if len(parts) > 1 else parts[0]
+
+
+def _require_known(estimator: Any) -> None:
+    """Refuse a class that is not scikit-learn's own: nobody else can say what it computes."""
+    kind = type(estimator)
+    if not kind.__module__.startswith("sklearn."):
+        raise ConfigError(
+            f"{kind.__module__}.{kind.__qualname__} has no ONNX form: give the class a method "
+            "onnx_form(self, graph, x) that adds its nodes and returns its output's name "
+            "(see converter.lower)"
+        )
