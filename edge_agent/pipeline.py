@@ -93,6 +93,16 @@ class Pipeline:
         if model is not None:
             self.swap(model)
 
+    @property
+    def name(self) -> str:
+        """The name of the pipeline."""
+        return self._config.name
+
+    @property
+    def model_name(self) -> str:
+        """The name of the model that it runs, whatever the version."""
+        return self._config.model
+
     # --- the pipeline's thread -------------------------------------------------------------------
 
     def run(self, stop: threading.Event) -> None:

@@ -18,6 +18,7 @@ from edge_agent.contract.manifest import Channel
 from edge_agent.metrics import Counters
 
 _LARGEST: Final = float(np.finfo(np.float32).max)
+_FEW: Final = 16  # values up to which a Python loop is faster than two calls of numpy
 
 
 class Quality:
@@ -34,6 +35,7 @@ class Quality:
         # The bounds also exclude NaN and infinity: one pair of comparisons tests everything.
         self._low = np.array([_bound(c.minimum, -_LARGEST) for c in channels], np.float32)
         self._high = np.array([_bound(c.maximum, _LARGEST) for c in channels], np.float32)
+        self._lows, self._highs = self._low.tolist(), self._high.tolist()
         self._last = np.full(len(channels), np.nan, np.float32)
 
     def clean(self, block: F32) -> Sequence[int]:
@@ -45,12 +47,10 @@ class Quality:
         Returns:
             Which rows are to be used, in rising order.
         """
-        above = np.greater_equal(block, self._low).tobytes()
-        below = np.less_equal(block, self._high).tobytes()
-        if b"\0" in above or b"\0" in below:
-            return [at for at, row in enumerate(block) if self._mend(row)]
-        self._last[...] = block[-1]
-        return range(len(block))
+        if self._is_clean(block):
+            self._last[...] = block[-1]
+            return range(len(block))
+        return [at for at, row in enumerate(block) if self._mend(row)]
 
     def clear(self) -> None:
         """Forget the last good values."""
@@ -60,18 +60,30 @@ class Quality:
         """Go on from the last good values of another model's policies for the same channels."""
         self._last[...] = other._last
 
+    def _is_clean(self, block: F32) -> bool:
+        """Whether every value is finite and within its bounds."""
+        if block.size <= _FEW and len(block) == 1:
+            for low, value, high in zip(self._lows, block[0].tolist(), self._highs, strict=True):
+                if not low <= value <= high:
+                    return False
+            return True
+        above = np.greater_equal(block, self._low).tobytes()
+        below = np.less_equal(block, self._high).tobytes()
+        return b"\0" not in above and b"\0" not in below
+
     def _mend(self, row: F32) -> bool:
         """Apply every channel's policy to one row; whether it is to be used."""
         use, last = True, self._last
-        for at, (value, channel) in enumerate(zip(row.tolist(), self._channels, strict=True)):
+        for at, channel in enumerate(self._channels):
+            value, low, high = float(row[at]), self._lows[at], self._highs[at]
             good = True
             if not -_LARGEST <= value <= _LARGEST:
                 self._counters.missing += 1
                 good = False
-            elif not self._low[at] <= value <= self._high[at]:
+            elif not low <= value <= high:
                 self._counters.out_of_range += 1
                 if channel.on_range == "clip":
-                    row[at] = min(max(row[at], self._low[at]), self._high[at])
+                    row[at] = min(max(value, low), high)
                 good = channel.on_range != "missing"
             if good:
                 last[at] = row[at]

@@ -53,6 +53,10 @@ class ReplaySource:
         base: folder that a relative path starts from.
         clock: for the pace.
         sleep: waits for a number of seconds.
+
+    Attributes:
+        used: of a CSV that has been opened: for each reading, the number of its row below the
+            header, from 0, so that other columns can be matched to the readings.
     """
 
     def __init__(
@@ -71,6 +75,7 @@ class ReplaySource:
         self._sleep = sleep
         self._faults = {"torn": 0, "malformed": 0}
         self._rows: F32 = np.empty((0, len(self._channels)), np.float32)
+        self.used: array[int] = array("L")
         self._next = 0
         self._pace = Pace(None, clock)
 
@@ -137,7 +142,8 @@ class ReplaySource:
         pick = itemgetter(*columns, columns[0])  # one more, so that one channel gives a tuple too
         channels = len(columns)
         values = array("f")
-        for row in table:
+        self.used = array("L")
+        for number, row in enumerate(table):
             if not row:
                 continue  # a blank line
             if len(row) != width:
@@ -151,6 +157,8 @@ class ReplaySource:
                     values.extend([float(cell) if cell.strip() else np.nan for cell in cells])
                 except ValueError:
                     self._faults["torn"] += 1
+                    continue
+            self.used.append(number)
         return values
 
     def _load_npz(self) -> F32:
