@@ -119,9 +119,10 @@ def replay(
     meters, score = Meters(), _Score(manifest)
     began = time.perf_counter()
     for number, (first, end) in enumerate(tape.spans):
-        truth = tape.truth[first:end]
         for decision in _decisions(model, tape.rows[first:end], meters):
-            each(score.take(number, decision, float(truth[decision.reading - 1])))
+            # The meters go on from recording to recording, and so does the count of readings.
+            truth = float(tape.truth[decision.reading - 1])
+            each(score.take(number, first, decision, truth))
     return ReplayResult(
         model=f"{manifest.name} {manifest.version}",
         sha256=loaded.digest,
@@ -243,8 +244,15 @@ class _Score:
         self.labelled = self.right = self.right_state = 0
         self._truths, self._values = packed("d"), packed("d")  # regression
 
-    def take(self, recording: int, decision: Decision, truth: float) -> Replayed:
-        """Count one decision; ``truth`` is a label's index, a value, or NaN for none."""
+    def take(self, recording: int, first: int, decision: Decision, truth: float) -> Replayed:
+        """Count one decision.
+
+        Args:
+            recording: its number.
+            first: readings in the recordings before it.
+            decision: as the pipeline made it.
+            truth: index of the label, or the value; NaN for none.
+        """
         meant: str | float | None = None
         if self._labels:
             self.seen[decision.label] += 1
@@ -258,7 +266,7 @@ class _Score:
                 self._values.append(decision.score)
         return Replayed(
             recording=recording,
-            reading=decision.reading,
+            reading=decision.reading - first,
             t=decision.t,
             truth=meant,
             label=decision.label,
