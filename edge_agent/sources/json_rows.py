@@ -74,15 +74,23 @@ class RowDecoder:
     def _decode(self, decoder: msgspec.json.Decoder[Any], text: bytes | msgspec.Raw) -> Any:
         """The decoded value, or None if it was counted as a fault."""
         try:
-            try:
-                return decoder.decode(text)
-            except msgspec.DecodeError:  # only then look for what JSON does not know
-                return decoder.decode(_NOT_FINITE.sub(b"null", text))
-        except msgspec.ValidationError:
-            self.faults["malformed"] += 1
+            return decoder.decode(text)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            self.faults["torn"] += 1
-        return None
+            text = _NOT_FINITE.sub(b"null", text)  # looked for only when something is wrong
+        try:
+            return decoder.decode(text)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            self.faults["malformed" if _is_json(text) else "torn"] += 1
+            return None
+
+
+def _is_json(text: bytes) -> bool:
+    """Whether the whole text is JSON: a typed decoder stops at the first wrong value."""
+    try:
+        msgspec.json.decode(text, type=msgspec.Raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
+    return True
 
 
 def _by_key(channels: Sequence[str]) -> type[msgspec.Struct]:
