@@ -48,8 +48,6 @@ class CollectReport(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         malformed: messages and records that could not be read.
-        overrun: messages dropped because they came faster than they were stored; the devices
-            send them again.
         shared: whether the broker shares the work among collectors; None when unknown.
     """
 
@@ -60,7 +58,6 @@ class CollectReport(msgspec.Struct, frozen=True, kw_only=True):
     unsequenced: int
     duplicates: int
     malformed: int = 0
-    overrun: int = 0
     shared: bool | None = None
     devices: tuple[DeviceReport, ...] = ()
 
@@ -75,7 +72,6 @@ class Collector:
         share: name of the shared subscription.
         clock: the time.
         group_n_max: messages that one commit takes.
-        queue_n_max: messages that may wait for one.
     """
 
     def __init__(
@@ -87,14 +83,12 @@ class Collector:
         share: str,
         clock: Clock,
         group_n_max: int = 500,
-        queue_n_max: int = 20_000,
     ) -> None:
         self._port = port
         self._topics = topics
         self._sink = sink
         self._clock = clock
         self._group_n_max = group_n_max
-        self._queue_n_max = queue_n_max
         self._subscription = Subscription(port, topics, share=share, clock=clock)
         self._rows: list[Row] = []
         self._seen: dict[Boot, int] = {}
@@ -103,7 +97,6 @@ class Collector:
         self._tokens = count(1)
         self._duplicates: defaultdict[str, int] = defaultdict(int)
         self._malformed = 0
-        self._overrun = 0
         self._active_ns = clock.monotonic_ns()
 
     def step(self, seconds: float) -> None:
@@ -148,7 +141,6 @@ class Collector:
             self._sink,
             duplicates=self._duplicates,
             malformed=self._malformed,
-            overrun=self._overrun,
             shared=self._subscription.shared,
         )
 
@@ -160,14 +152,8 @@ class Collector:
         events: list[Event] = []
         try:
             events.append(queue.get(timeout=seconds) if seconds > 0 else queue.get_nowait())
-            excess = queue.qsize() - self._queue_n_max
             while len(events) < self._group_n_max:
-                event = queue.get_nowait()
-                if excess > 0 and isinstance(event, Message):
-                    excess -= 1
-                    self._overrun += 1
-                else:
-                    events.append(event)
+                events.append(queue.get_nowait())
         except Empty:
             pass  # that was all
         return events
@@ -185,10 +171,8 @@ class Collector:
                 if not self._subscription.denied(topic):
                     raise LinkError(f"the broker forbids to read {topic}: {reason}: allow it")
             case Up():
-                log.info("connected")
                 self._subscription.up()
-            case Down(reason):
-                log.warning("the broker is gone: %s: trying again", reason)
+            case Down():  # the link says why, and keeps trying
                 self._in_flight.clear()
                 self._acks.clear()  # the devices ask for them by sending again
                 self._subscription.down()
@@ -246,7 +230,6 @@ def report(
     *,
     duplicates: dict[str, int] | None = None,
     malformed: int = 0,
-    overrun: int = 0,
     shared: bool | None = None,
 ) -> CollectReport:
     """Sum up what a file knows, together with what one collector has counted."""
@@ -263,7 +246,6 @@ def report(
         unsequenced=sum(device.unsequenced for device in devices),
         duplicates=sum(device.duplicates for device in devices),
         malformed=malformed,
-        overrun=overrun,
         shared=shared,
         devices=devices,
     )

@@ -8,7 +8,15 @@ from typing import Final, TypeVar
 import msgspec
 
 from edge_agent.contract.errors import LinkError
-from edge_agent.contract.messages import MESSAGE_SCHEMA, Batch, Head, Ledger, Started, decode
+from edge_agent.contract.messages import (
+    MESSAGE_SCHEMA,
+    Batch,
+    Head,
+    Ledger,
+    Started,
+    UpdateReport,
+    decode,
+)
 from edge_agent.contract.names import name_fault
 from edge_agent.contract.topics import Topics
 
@@ -74,6 +82,11 @@ def started_of(row: Row) -> Started | None:
     if started is None or not 0 <= started.previous_seq <= SEQ_MAX:
         return None
     return started if _BOOT.fullmatch(started.previous_boot or "-") else None
+
+
+def update_of(row: Row) -> UpdateReport | None:
+    """The update report in a row; None for other kinds, and for one that cannot be understood."""
+    return _known(row, "update", UpdateReport)
 
 
 def ledger_ranges(ledger: Ledger) -> list[tuple[int, int]]:

@@ -113,18 +113,24 @@ class Session:
                     answers |= self._ask_once(missing, seconds / _ASKS)
         return answers
 
-    def ask_all(self, topic_filter: str, seconds: float) -> dict[str, bytes]:
-        """Read whatever is retained under a wildcard within ``seconds``, asking twice.
+    def ask_all(self, filters: Sequence[str], seconds: float) -> dict[str, bytes]:
+        """Read whatever is retained under wildcards, asking twice.
+
+        Args:
+            filters: topic filters.
+            seconds: the longest that it may take; half of it when nothing comes.
 
         Raises:
             ConnectionLostError: the broker is gone.
         """
         answers: dict[str, bytes] = {}
-        with self._subscribed([topic_filter]):
-            for _ in range(_ASKS):
-                self._port.subscribe([topic_filter])
-                deadline = time.monotonic() + seconds / _ASKS
-                while message := self.receive(deadline - time.monotonic()):
+        for _ in range(_ASKS):
+            deadline = time.monotonic() + seconds / _ASKS
+            with self._subscribed(filters):
+                while left := max(0.0, deadline - time.monotonic()):
+                    message = self.receive(min(left, seconds / _ASKS / 2))
+                    if message is None:
+                        break
                     answers[message.topic] = message.payload
         return answers
 

@@ -53,14 +53,15 @@ class JsonlSink:
         StorageError: not writable, or another collector has it open.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
         self._path = path
         self._boots: defaultdict[Boot, _BootIndex] = defaultdict(_BootIndex)
         with self._translated():
-            self._file = path.open("a+b", buffering=0)
+            self._file = path.open("rb" if read_only else "a+b", buffering=0)
             try:
-                self._lock()
-                self._repair()
+                if not read_only:
+                    self._lock()
+                    self._repair()
                 self._read()
             except BaseException:
                 self._file.close()

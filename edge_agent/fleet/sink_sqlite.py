@@ -21,7 +21,7 @@ from edge_agent.fleet.records import Row, ledger_of, ledger_ranges, started_of, 
 from edge_agent.fleet.sinks import Boot, Extent, Stored, Tally, tally
 
 FORMAT: Final = 1
-_BUSY_MS: Final = 30_000
+_BUSY_S: Final = 30.0
 _Which = Literal["stored", "covered"]
 
 _SCHEMA: Final = (
@@ -48,12 +48,15 @@ class SqliteSink:
         StorageError: not a database, not one of ours, of a newer format, or not writable.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
         self._path = path
+        uri = f"{path.resolve().as_uri()}?mode={'ro' if read_only else 'rwc'}"
         with self._translated():
-            self._db = sqlite3.connect(path, isolation_level=None, timeout=_BUSY_MS / 1000)
+            self._db = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=_BUSY_S)
             try:
-                self._prepare()
+                self._check_format()
+                if not read_only:
+                    self._prepare()
             except BaseException:
                 self._db.close()
                 raise
@@ -171,8 +174,8 @@ class SqliteSink:
 
     # --- the file --------------------------------------------------------------------------------
 
-    def _prepare(self) -> None:
-        """Check the format before anything is changed, then make the file ready."""
+    def _check_format(self) -> None:
+        """Refuse what is not ours, before anything is changed."""
         (version,) = self._db.execute("PRAGMA user_version").fetchone()
         if version > FORMAT:
             raise StorageError(
@@ -181,6 +184,8 @@ class SqliteSink:
         (tables,) = self._db.execute("SELECT count(*) FROM sqlite_schema").fetchone()
         if version == 0 and tables:
             raise StorageError(f"{self._path} is a database of something else: name another file")
+
+    def _prepare(self) -> None:
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = FULL")
         with self._transaction():

@@ -95,12 +95,13 @@ class Sink(Protocol):
         ...
 
 
-def open_sink(target: str) -> Sink:
+def open_sink(target: str, *, read_only: bool = False) -> Sink:
     """Open or create the file that ``--to`` names.
 
     Args:
         target: ``sqlite:PATH``, or a path: SQLite by its suffix .db, .sqlite or .sqlite3, else
             one JSON object a line.
+        read_only: for tallies alone, also of a file that a collector is writing; it must exist.
 
     Raises:
         StorageError: it cannot be used; the message says why.
@@ -112,8 +113,8 @@ def open_sink(target: str) -> Sink:
     if not path.parent.is_dir():
         raise StorageError(f"{path.parent} is not a folder: create it first")
     if target.startswith("sqlite:") or path.suffix in _SQLITE_SUFFIXES:
-        return SqliteSink(path)
-    return JsonlSink(path)
+        return SqliteSink(path, read_only=read_only)
+    return JsonlSink(path, read_only=read_only)
 
 
 def tally(extents: Iterable[Extent]) -> list[Tally]:

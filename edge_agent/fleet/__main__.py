@@ -1,0 +1,327 @@
+"""The ``edge-fleet`` command: the operator's side."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from edge_agent import __version__
+from edge_agent.config import BrokerConfig
+from edge_agent.contract.errors import ConfigError, EdgeError
+from edge_agent.contract.messages import encode
+from edge_agent.contract.names import name_fault
+from edge_agent.contract.topics import Topics
+from edge_agent.fleet.options import broker_options
+
+EXIT_REFUSED: Final = 8
+"""``publish``: at least one device has refused the bundle."""
+
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+_SECONDS = click.FloatRange(min=0)
+_EVERYBODY: Final = "+"
+_connect = click.option(
+    "--timeout",
+    "connect_s",
+    type=_SECONDS,
+    default=30.0,
+    show_default=True,
+    metavar="S",
+    help="How long the broker may be away.",
+)
+
+
+def main() -> None:
+    """Run the command; errors that we raise on purpose become one line and an exit code."""
+    try:
+        sys.exit(cli.main(standalone_mode=False))
+    except EdgeError as exc:
+        click.echo(f"edge-fleet: {exc}", err=True)
+        sys.exit(exc.exit_code)
+    except click.ClickException as exc:
+        exc.show()
+        sys.exit(exc.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(130)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="edge-fleet")
+def cli() -> None:
+    """Publish models, collect records and look at devices, over any MQTT broker."""
+
+
+@cli.command()
+@click.argument("bundle", type=_FILE)
+@click.option("--to", "target", required=True, metavar="DEVICE|group:NAME", help="For whom.")
+@click.option(
+    "--wait",
+    "wait_s",
+    type=_SECONDS,
+    default=60.0,
+    show_default=True,
+    metavar="S",
+    help="How long to wait for the devices' verdict; 0 leaves as soon as everything is out.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON on stdout.")
+@_connect
+@broker_options
+def publish(
+    bundle: Path,
+    target: str,
+    *,
+    wait_s: float,
+    as_json: bool,
+    connect_s: float,
+    broker: BrokerConfig,
+) -> None:
+    """Put a bundle on the broker for a device, or for every device of a group.
+
+    Everything is read back from the broker before it counts as published. Ends with 0 when the
+    devices have committed it or have not answered yet, and with 8 when one has refused it.
+
+    Example: edge-fleet publish motion-1.1.0.bundle --to pi-7
+
+    Example: edge-fleet publish motion-1.1.0.bundle --to group:line-2 --wait 0
+    """
+    from edge_agent.fleet.parcel import Target, read_parcel
+    from edge_agent.fleet.publish import Publisher
+    from edge_agent.fleet.session import open_session
+
+    whom, parcel = Target.parse(target), read_parcel(bundle)
+    with _progress(len(parcel.cut.blobs)) as progress, open_session(broker) as session:
+        report = Publisher(
+            session,
+            Topics(broker.prefix),
+            parcel,
+            whom,
+            wait_s=wait_s,
+            connect_s=connect_s,
+            tell=_tell,
+            progress=progress,
+        ).run()
+    if as_json:
+        click.echo(encode(report))
+    elif wait_s > 0:
+        click.echo(
+            f"{report.committed} committed, {report.refused} refused, "
+            f"{report.unanswered} not yet answered"
+        )
+    else:
+        click.echo("published: devices take it when they are next connected")
+    sys.exit(EXIT_REFUSED if report.refused else 0)
+
+
+@cli.command()
+@click.option("--to", "target", required=True, metavar="FILE", help="JSON lines, or SQLite (.db).")
+@click.option(
+    "--share", default="edge-collect", show_default=True, help="Collectors that divide the work."
+)
+@click.option(
+    "--every",
+    "every_s",
+    type=click.FloatRange(min=1),
+    default=10.0,
+    show_default=True,
+    metavar="S",
+    help="Seconds between two tables on a terminal.",
+)
+@click.option("--for", "for_s", type=_SECONDS, metavar="S", help="End after so many seconds.")
+@click.option(
+    "--until-idle", "idle_s", type=_SECONDS, metavar="S", help="End when no record came for S."
+)
+@click.option("--summary", is_flag=True, help="Only print what FILE holds; needs no broker.")
+@click.option("--json", "as_json", is_flag=True, help="No table, only the last line.")
+@broker_options
+def collect(
+    target: str,
+    *,
+    share: str,
+    every_s: float,
+    for_s: float | None,
+    idle_s: float | None,
+    summary: bool,
+    as_json: bool,
+    broker: BrokerConfig,
+) -> None:
+    """Store the records of all devices durably, and acknowledge them.
+
+    Several collectors may run at once: with one .db file for all, or one file each. Prints per
+    device what was produced, received, ledgered (dropped on purpose) and is missing; the last line
+    is RESULT and the same as JSON. Ends in order at Ctrl-C and SIGTERM.
+
+    Example: edge-fleet collect --to records.db
+
+    Example: edge-fleet collect --to records.db --summary
+    """
+    from edge_agent.fleet.collect import CollectReport, report
+    from edge_agent.fleet.screen import show_table
+    from edge_agent.fleet.serve import run_collector
+    from edge_agent.fleet.sinks import open_sink
+    from edge_agent.fleet.views import REPORT_HEADER, report_rows
+
+    def show(found: CollectReport) -> None:
+        if not as_json:
+            show_table(REPORT_HEADER, report_rows(found))
+
+    if for_s is not None and idle_s is not None:
+        raise ConfigError("--for and --until-idle: give one of them")
+    if fault := name_fault("--share", share):
+        raise ConfigError(fault)
+    if summary and not Path(target.removeprefix("sqlite:")).exists():
+        raise ConfigError(f"--summary: {target} does not exist: name the file of a collector")
+    sink = open_sink(target, read_only=summary)
+    try:
+        if summary:
+            last = report(sink)
+        else:
+            _log("info")
+            last = run_collector(
+                broker,
+                sink,
+                share=share,
+                for_s=for_s,
+                idle_s=idle_s,
+                every_s=every_s if sys.stdout.isatty() else None,
+                show=show,
+                stop=_stop_on_signals(),
+            )
+    finally:
+        sink.close()
+    show(last)
+    click.echo(f"RESULT {encode(last).decode()}")
+
+
+@cli.command()
+@click.option("--device", help="Only this one.")
+@click.option(
+    "--wait",
+    "wait_s",
+    type=click.FloatRange(min=0.1),
+    default=2.0,
+    show_default=True,
+    metavar="S",
+    help="How long to listen for devices.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the statuses as JSON on stdout.")
+@_connect
+@broker_options
+def status(
+    device: str | None, *, wait_s: float, as_json: bool, connect_s: float, broker: BrokerConfig
+) -> None:
+    """Show the devices that the broker knows: versions, health, updates.
+
+    Example: edge-fleet status --broker mqtt://gateway.local
+    """
+    from edge_agent.fleet.devices import read_statuses
+    from edge_agent.fleet.screen import show_table
+    from edge_agent.fleet.session import open_session
+    from edge_agent.fleet.views import STATUS_HEADER, clean, status_notes, status_rows
+
+    topics = Topics(broker.prefix)
+    with open_session(broker) as session:
+        session.connect(connect_s)
+        answers = session.ask_all([topics.status(_device(device))], wait_s)
+    statuses, faults = read_statuses(topics, answers)
+    for fault in faults:
+        _tell(clean(fault))
+    if as_json:
+        click.echo(encode(statuses))
+    elif statuses:
+        show_table(STATUS_HEADER, status_rows(statuses))
+        for note in status_notes(statuses):
+            click.echo(note)
+    else:
+        click.echo("no device has a status on this broker: check --broker and --prefix")
+
+
+@cli.command()
+@click.option("--device", help="Only this one.")
+@click.option("--for", "for_s", type=_SECONDS, metavar="S", help="End after so many seconds.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
+@_connect
+@broker_options
+def watch(
+    device: str | None,
+    *,
+    for_s: float | None,
+    as_json: bool,
+    connect_s: float,
+    broker: BrokerConfig,
+) -> None:
+    """Follow statuses and decisions as they come, until Ctrl-C.
+
+    A live table on a terminal (needs the extra: pip install 'edge-agent[fleet]'), else lines.
+
+    Example: edge-fleet watch --device pi-7
+    """
+    from edge_agent.fleet.screen import show_json, show_lines, show_live
+    from edge_agent.fleet.session import open_session
+    from edge_agent.fleet.watch import follow
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    deadline = None if for_s is None else time.monotonic() + for_s
+    with suppress(KeyboardInterrupt), open_session(broker) as session:
+        seen = follow(
+            session,
+            Topics(broker.prefix),
+            device=_device(device),
+            until=lambda: deadline is not None and time.monotonic() > deadline,
+            connect_s=connect_s,
+            tell=_tell,
+        )
+        if as_json:
+            show_json(seen)
+        elif sys.stdout.isatty():
+            show_live(seen)
+        else:
+            show_lines(seen)
+
+
+def _device(name: str | None) -> str:
+    """A topic level: the device, or all of them."""
+    if name is not None and (fault := name_fault("--device", name)):
+        raise ConfigError(fault)
+    return name or _EVERYBODY
+
+
+def _tell(sentence: str) -> None:
+    click.echo(sentence, err=True)
+
+
+def _log(level: str) -> None:
+    logging.basicConfig(
+        level=level.upper(),
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        stream=sys.stderr,
+    )
+
+
+def _stop_on_signals() -> threading.Event:
+    """An event that SIGTERM and Ctrl-C set, so that the work ends in order."""
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    return stop
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Callable[[int, int], None]]:
+    """A bar on stderr, on a terminal only."""
+    bar: Any = click.progressbar(
+        length=total, label="on the broker", file=sys.stderr, hidden=not sys.stderr.isatty()
+    )
+    with bar:
+        yield lambda done, _: bar.update(done - bar.pos)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,268 @@
+"""Publishes a bundle: its blobs, then the desired state, then watches what the devices make of it.
+
+The operator may leave as soon as the desired state can be read back. Until then, and as long as
+somebody waits for the devices' verdict, a broker that dies and forgets is given everything again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from edge_agent.contract.errors import LinkError
+from edge_agent.contract.messages import Desired, Status, decode, encode
+from edge_agent.contract.topics import Topics
+from edge_agent.fleet.devices import read_status, read_statuses
+from edge_agent.fleet.parcel import Parcel, Target
+from edge_agent.fleet.records import SEQ_MAX, parse_batch, update_of
+from edge_agent.fleet.seed import Progress, Seeded, seed
+from edge_agent.fleet.session import ConnectionLostError, Session
+from edge_agent.fleet.verdicts import Verdict, Verdicts
+from edge_agent.link import Message
+
+_ROUNDS: Final = 5
+_RESEED_S: Final = 10.0
+
+
+class PublishReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What was published, and what became of it as far as was waited for.
+
+    Attributes:
+        held: blobs that the broker had already.
+        uploaded: blobs that it had not, over all attempts.
+        repeated: publishes that had to be repeated.
+        reconnects: how often the broker was lost.
+        devices: verdicts of the addressed devices that are known.
+    """
+
+    model: str
+    version: str
+    sha256: str
+    to: str
+    revision: int
+    bytes: int
+    blobs: int
+    held: int
+    uploaded: int
+    repeated: int
+    reconnects: int
+    committed: int
+    refused: int
+    unanswered: int
+    devices: tuple[Verdict, ...]
+
+
+class Publisher:
+    """Publishes one parcel to one target. Used by one thread.
+
+    Args:
+        session: entered; connected by :meth:`run`.
+        topics: names of the topics.
+        parcel: what to publish.
+        target: for whom.
+        wait_s: how long to wait for verdicts once the desired state is out; 0 does not wait.
+        connect_s: how long the broker may be away.
+        answer_s: how long the broker may take to answer for retained messages.
+        tell: takes one sentence for people.
+        progress: takes the progress of uploading.
+        wall: seconds since 1970.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        topics: Topics,
+        parcel: Parcel,
+        target: Target,
+        *,
+        wait_s: float,
+        connect_s: float,
+        tell: Callable[[str], None],
+        progress: Progress,
+        answer_s: float = 3.0,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self._session = session
+        self._topics = topics
+        self._parcel = parcel
+        self._target = target
+        self._wait_s = wait_s
+        self._connect_s = connect_s
+        self._answer_s = answer_s
+        self._tell = tell
+        self._progress = progress
+        self._wall = wall
+        self._topic = target.topic(topics, parcel.model)
+        self._desired: Desired | None = None
+        self._deadline: float | None = None  # of the wait, by the monotonic clock
+        self._verdicts = Verdicts(parcel.model, tell)
+        self._seeded = Seeded(0, 0, 0)
+        self._reconnects = 0
+
+    def run(self) -> PublishReport:
+        """Publish and wait; starts over whenever the connection was lost.
+
+        Raises:
+            LinkError: the broker stays away, refuses, or does not keep what it acknowledges.
+        """
+        while True:
+            self._session.connect(self._connect_s)
+            try:
+                self._seed()
+                desired = self._announce()
+                self._watch()
+            except ConnectionLostError as exc:
+                self._reconnects += 1
+                self._tell(f"{exc}: connecting again, then everything is checked anew")
+                continue
+            return self._report(desired)
+
+    # --- the broker's side -----------------------------------------------------------------------
+
+    def _seed(self) -> None:
+        seeded = seed(
+            self._session,
+            self._topics,
+            self._parcel.cut,
+            answer_s=self._answer_s,
+            progress=self._progress,
+        )
+        before = self._seeded
+        first = self._desired is None and not before.uploaded
+        self._seeded = Seeded(
+            held=seeded.held if first else before.held,
+            uploaded=before.uploaded + seeded.uploaded,
+            repeated=before.repeated + seeded.repeated,
+        )
+
+    def _announce(self) -> Desired:
+        """Publish the desired state until it, or somebody's newer one, can be read back."""
+        desired = self._desired or self._make_desired()
+        self._desired = desired
+        payload = encode(desired)
+        for _ in range(_ROUNDS):
+            held = self._session.ask([self._topic], self._answer_s).get(self._topic)
+            if held == payload or (held is not None and _revision(held) > desired.revision):
+                break
+            self._session.publish([(self._topic, payload)], retain=True)
+        else:
+            raise LinkError(
+                f"the broker acknowledges {self._topic} and does not keep it: "
+                "check its access rules and its limit on retained messages"
+            )
+        if self._deadline is None:
+            self._deadline = time.monotonic() + self._wait_s
+            self._tell(f"{self._parcel.model} {self._parcel.version} is out for {self._target}")
+        return desired
+
+    def _make_desired(self) -> Desired:
+        """Above every revision of this model that the broker knows: the highest one wins."""
+        model = self._parcel.model
+        filters = [
+            self._topics.desired_for_device("+", model),
+            self._topics.desired_for_group("+", model),
+        ]
+        answers = self._session.ask_all(filters, self._answer_s)
+        highest = max((_revision(payload) for payload in answers.values()), default=0)
+        return self._parcel.desired(max(int(self._wall() * 1000), highest + 1))
+
+    # --- the devices' side -----------------------------------------------------------------------
+
+    def _watch(self) -> None:
+        """Follow the verdicts until all are there or the time is over."""
+        assert self._deadline is not None, "announced before"
+        assert self._desired is not None, "announced before"
+        if self._wait_s <= 0:
+            return
+        self._verdicts.revision = self._desired.revision
+        self._find_devices()
+        self._session.subscribe(self._filters())
+        asked = checked = time.monotonic()
+        while not self._verdicts.settled and time.monotonic() < self._deadline:
+            message = self._session.receive(min(1.0, self._deadline - time.monotonic()))
+            if message is not None:
+                self._take(message)
+            now = time.monotonic()
+            if asked and now - asked > self._answer_s:  # the first answer may have been silence
+                self._session.subscribe(self._filters())
+                asked = 0.0
+            if self._verdicts.starving and now - checked > _RESEED_S:
+                self._seed()
+                checked = time.monotonic()
+
+    def _find_devices(self) -> None:
+        """Know whom to wait for: the device itself, or whoever says that it is in the group."""
+        if not self._target.group:
+            self._verdicts.expect(self._target.name)
+            return
+        answers = self._session.ask_all([self._topics.status("+")], self._answer_s)
+        statuses, _ = read_statuses(self._topics, answers)
+        for status in statuses:
+            self._consider(status)
+        if self._verdicts.settled and not self._verdicts.all():
+            self._tell(f"no device says yet that it belongs to {self._target}")
+
+    def _filters(self) -> list[str]:
+        """Of a device also its records, which are sooner; of a group they would be a flood."""
+        if self._target.group:
+            return [self._topics.status("+")]
+        name = self._target.name
+        return [self._topics.status(name), self._topics.records(name, "+")]
+
+    def _take(self, message: Message) -> None:
+        try:
+            status = read_status(self._topics, message.topic, message.payload)
+            if status is not None:
+                self._consider(status)
+                return
+            parsed = parse_batch(self._topics, message.topic, message.payload)
+        except LinkError:
+            return  # not for us to judge: the collector counts what cannot be read
+        for row in parsed.rows:
+            if report := update_of(row):
+                self._verdicts.note(row.device, report)
+
+    def _consider(self, status: Status) -> None:
+        if not self._target.addresses(status):
+            return
+        self._verdicts.expect(status.device, online=status.online)
+        for report in status.updates:
+            self._verdicts.note(status.device, report)
+        models = {pipeline.model for pipeline in status.pipelines}
+        if models and self._parcel.model not in models:
+            reason = f"it has no pipeline for model {self._parcel.model!r}"
+            self._verdicts.refuse(status.device, reason)
+
+    def _report(self, desired: Desired) -> PublishReport:
+        verdicts = self._verdicts.all()
+        states = [verdict.state for verdict in verdicts]
+        committed, refused = states.count("committed"), states.count("refused")
+        return PublishReport(
+            model=self._parcel.model,
+            version=self._parcel.version,
+            sha256=self._parcel.cut.sha256,
+            to=str(self._target),
+            revision=desired.revision,
+            bytes=self._parcel.bytes,
+            blobs=len(self._parcel.cut.blobs),
+            held=self._seeded.held,
+            uploaded=self._seeded.uploaded,
+            repeated=self._seeded.repeated,
+            reconnects=self._reconnects,
+            committed=committed,
+            refused=refused,
+            unanswered=len(states) - committed - refused,
+            devices=verdicts,
+        )
+
+
+def _revision(payload: bytes) -> int:
+    """The revision in a desired state; 0 when it cannot be read, as devices refuse it too."""
+    try:
+        revision = decode(payload, Desired).revision
+    except LinkError:
+        return 0
+    return revision if revision <= SEQ_MAX else 0

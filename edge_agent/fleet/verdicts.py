@@ -1,0 +1,102 @@
+"""What the addressed devices have said so far about one desired state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, Literal
+
+import msgspec
+
+from edge_agent.contract.messages import UpdateReport, UpdateState
+
+State = UpdateState | Literal["unanswered", "superseded"]
+
+_ORDER: Final[tuple[State, ...]] = (
+    "unanswered",
+    "offered",
+    "fetching",
+    "verified",
+    "probing",
+    "staged",
+    "committed",
+    "refused",
+    "superseded",
+)
+_FINAL: Final = frozenset({"committed", "refused", "superseded"})
+
+
+class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+    """Where one device stands.
+
+    Attributes:
+        state: as the device reported it; ``unanswered`` when it has not, ``superseded`` when it
+            follows a newer desired state.
+        reason: the device's words.
+        online: what its status says; None when it has none.
+    """
+
+    device: str
+    state: State = "unanswered"
+    reason: str = ""
+    online: bool | None = None
+
+
+class Verdicts:
+    """Collects reports, in whatever order statuses and records bring them.
+
+    Args:
+        model: name of the model; reports on others are passed over.
+        tell: takes one sentence for each change.
+
+    Attributes:
+        revision: of the desired state; reports on older ones are passed over.
+    """
+
+    def __init__(self, model: str, tell: Callable[[str], None]) -> None:
+        self._model = model
+        self._tell = tell
+        self._verdicts: dict[str, Verdict] = {}
+        self.revision = 0
+
+    def expect(self, device: str, *, online: bool | None = None) -> None:
+        """This device is addressed."""
+        before = self._verdicts.setdefault(device, Verdict(device=device))
+        if online is not None:
+            self._verdicts[device] = msgspec.structs.replace(before, online=online)
+
+    def note(self, device: str, report: UpdateReport) -> None:
+        """Take one report in; states never go back, since statuses may lag behind records."""
+        if device not in self._verdicts or report.model != self._model:
+            return
+        if report.revision > self.revision:
+            reason = f"it follows {report.version}, which somebody published since"
+            self._advance(device, "superseded", reason)
+        elif report.revision == self.revision:
+            self._advance(device, report.state, report.reason)
+
+    def refuse(self, device: str, reason: str) -> None:
+        """The device will not take it, as can be seen from its status."""
+        self._advance(device, "refused", reason)
+
+    def all(self) -> tuple[Verdict, ...]:
+        """Every addressed device that is known, by name."""
+        return tuple(self._verdicts[device] for device in sorted(self._verdicts))
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing is left to wait for."""
+        return all(verdict.state in _FINAL for verdict in self._verdicts.values())
+
+    @property
+    def starving(self) -> bool:
+        """Whether a device says that it waits for blobs."""
+        waiting = (v.state == "fetching" and v.reason for v in self._verdicts.values())
+        return any(waiting)
+
+    def _advance(self, device: str, state: State, reason: str) -> None:
+        before = self._verdicts[device]
+        backwards = _ORDER.index(state) < _ORDER.index(before.state)
+        if backwards or before.state in _FINAL or (state, reason) == (before.state, before.reason):
+            return
+        self._verdicts[device] = msgspec.structs.replace(before, state=state, reason=reason)
+        self._tell(f"{device}: {state}{': ' if reason else ''}{reason}")
