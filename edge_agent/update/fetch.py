@@ -15,7 +15,7 @@ from typing import Final
 import msgspec
 
 from edge_agent.contract.errors import BundleError
-from edge_agent.update.partial import Partial
+from edge_agent.update.partial import Partial, WrongBlobError
 
 WRONG_MAX: Final = 5
 """Wrong answers for one blob after which the bundle is refused."""
@@ -90,7 +90,7 @@ class Fetch:
         self._progress_ns = now_ns
         try:
             self.partial.put(digest, payload)
-        except BundleError:
+        except WrongBlobError:
             self._count_wrong(digest, now_ns)
             return
         self._forget(digest)

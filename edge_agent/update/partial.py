@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from edge_agent.contract.chunks import chunk_list
-from edge_agent.contract.errors import BundleError
+from edge_agent.contract.errors import BundleError, StorageError
 from edge_agent.contract.messages import Desired
 from edge_agent.contract.topics import CHUNK_BYTES
 from edge_agent.contract.trust import admit
@@ -50,6 +50,10 @@ def announced_fault(desired: Desired, bytes_max: int) -> str | None:
             "bytes: publish the bundle again"
         )
     return None
+
+
+class WrongBlobError(BundleError):
+    """An answer without the announced digest; another one may be right."""
 
 
 class Partial:
@@ -102,12 +106,16 @@ class Partial:
         """Take a blob in; one that is not missing is ignored.
 
         Raises:
-            BundleError: not the blob with this digest, or one that cannot belong there.
+            WrongBlobError: not the blob with this digest.
+            BundleError: it cannot belong there: the bundle contradicts itself.
             StorageError: the disk refused; the blob stays missing.
         """
         if (name := self.missing.get(digest)) is None:
             return
-        admit(name, payload, digest)
+        try:
+            admit(name, payload, digest)
+        except BundleError as exc:
+            raise WrongBlobError(str(exc)) from exc
         if digest in self._places:
             self._put_chunk(digest, payload)
         else:
@@ -170,9 +178,17 @@ class Partial:
             self._places.setdefault(digest, []).append(place)
         with storage(self.file):
             self._handle = os.open(self.file, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            self._resume_data(-(-len(digests) // 8))
+        except StorageError:
+            self.close()
+            raise
+
+    def _resume_data(self, bitmap_bytes: int) -> None:
+        with storage(self.file):
             os.ftruncate(self._handle, self._desired.bytes)
             os.posix_fallocate(self._handle, 0, self._desired.bytes)
-        self._bits = bytearray(-(-len(digests) // 8))
+        self._bits = bytearray(bitmap_bytes)
         marked = self._marked()
         for digest, places in self._places.items():
             for place in places:
