@@ -1,0 +1,117 @@
+"""A model together with its validation data and what is right for them: the input of every step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from converter.data import Validation, read_validation
+from converter.features import WindowFeatures
+from converter.frontends import Answers, Imported, import_model
+from converter.recipe import Recipe
+from converter.truth import Truth, true_classes, true_targets
+from edge_agent.arrays import F32
+from edge_agent.contract.errors import ConfigError
+
+_REGRESSION_STATES: Final = ("inactive", "active")  # as in edge_agent.decide
+
+
+@dataclass(frozen=True)
+class Case:
+    """One model on its validation data.
+
+    Attributes:
+        recipe: checked, its paths usable from here.
+        imported: the model.
+        labels: of the bundle: the recipe's, else the model's own.
+        validation: the windows.
+        original: what the original model answers on them.
+        truth: what is right; None for anomaly detection without labels.
+    """
+
+    recipe: Recipe
+    imported: Imported
+    labels: tuple[str, ...]
+    validation: Validation
+    original: Answers
+    truth: Truth
+
+    @property
+    def windows(self) -> F32:
+        """Validation windows (n, length, channels)."""
+        return self.validation.windows
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the author should know about model and data."""
+        return self.imported.notes + self.validation.notes + self._unvoted()
+
+    def _unvoted(self) -> tuple[str, ...]:
+        """A note when the device would ignore answers that the model gives."""
+        if self.imported.task != "classification":
+            return ()
+        best, threshold = self.original.scores.max(axis=1), self.recipe.decide.threshold
+        if not (count := int((best < threshold).sum())):
+            return ()
+        note = (
+            f"On {count} of {len(best)} windows the best score is below decide.threshold, "
+            f"{threshold:g}: they will not change the device's state. The scores range from "
+            f"{self.original.scores.min():.3g} to {self.original.scores.max():.3g}."
+        )
+        return (note,)
+
+
+def open_case(recipe: Recipe) -> Case:
+    """Read data and model, and ask the original model.
+
+    Raises:
+        ConfigError: either cannot be used, or they do not fit each other.
+    """
+    validation = read_validation(recipe.data, recipe.plain_channels, recipe.window_spec)
+    imported = _import(recipe)
+    labels = _labels(recipe, imported)
+    if imported.task == "regression":
+        targets = sum(output.width for output in imported.outputs if output.role == "value")
+        truth: Truth = true_targets(validation, targets)
+    else:
+        truth = true_classes(validation, imported.task, labels, own=imported.labels)
+    original = imported.original(validation.windows)
+    return Case(recipe, imported, labels, validation, original, truth)
+
+
+def _import(recipe: Recipe) -> Imported:
+    features = None
+    if recipe.features is not None:
+        features = WindowFeatures(
+            features=recipe.features.names, bands=recipe.features.bands, rate_hz=recipe.rate_hz
+        )
+    return import_model(
+        Path(recipe.model),
+        length=recipe.window.length,
+        channels=recipe.channel_names,
+        rate_hz=recipe.rate_hz,
+        features=features,
+        trust=recipe.trust,
+        consent_pickle=recipe.allow_pickle,
+    )
+
+
+def _labels(recipe: Recipe, imported: Imported) -> tuple[str, ...]:
+    """The labels of the bundle; they and the states that fire must fit the model.
+
+    The model is imported under its own labels, so that the validation data may use either.
+    """
+    labels = recipe.labels or imported.labels
+    if len(labels) != len(imported.labels):
+        raise ConfigError(
+            f"labels: names {len(labels)} classes, the model has {len(imported.labels)}"
+            + (f": {', '.join(imported.labels)}" if imported.labels else " (a regression)")
+        )
+    states = labels or _REGRESSION_STATES
+    if unknown := [state for state in recipe.decide.fire_on if state not in states]:
+        raise ConfigError(
+            f"decide.fire_on: {unknown[0]!r} is no state of this model; those are "
+            f"{', '.join(states)}"
+        )
+    return labels

@@ -1,0 +1,206 @@
+"""Measure forms of a model on the agent's call path, each in fresh child processes.
+
+Load time and memory can only be seen in a process that has loaded no model before. The forms take
+turns, several times, so that whatever else the machine does meanwhile meets all of them.
+
+Figures belong to a machine and an ONNX file and are kept beside the bundle: building again from
+the same inputs then gives the same bundle, to the byte.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from statistics import median
+from typing import Final
+
+import msgspec
+import numpy as np
+
+from edge_agent.arrays import F32
+from edge_agent.contract.errors import ConfigError, InferenceError
+from edge_agent.contract.manifest import Figures, Output
+from edge_agent.infer import Engine
+
+ROUNDS: Final = 3
+CHILD_S_MAX: Final = 120.0
+_WARM_UP_N: Final = 50
+_RUN_N_MIN, _RUN_N_MAX = 100, 5_000
+_RUN_NS_MAX: Final = 250_000_000
+_WINDOWS_N_MAX: Final = 256
+
+
+class Measured(msgspec.Struct, frozen=True, kw_only=True):
+    """What is kept beside the bundle.
+
+    Attributes:
+        machine: what the figures were measured on.
+        figures: by the SHA-256 of the ONNX file.
+    """
+
+    machine: str
+    figures: dict[str, Figures]
+
+
+def measure(
+    models: Mapping[str, bytes],
+    windows: F32,
+    outputs: Sequence[Output],
+    *,
+    known: Measured | None = None,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Measured:
+    """Measure every model that ``known`` has no figures of.
+
+    Args:
+        models: ONNX bytes by name.
+        windows: (n, length, channels), fed in turn.
+        outputs: the tensors that the agent binds.
+        known: earlier figures; those of another machine do not count.
+        progress: told what is measured next.
+
+    Raises:
+        InferenceError: a model cannot be run in a child process.
+    """
+    here = machine()
+    found = known.figures if known is not None and known.machine == here else {}
+    wanted = {_digest(model): (name, model) for name, model in models.items()}
+    rounds: dict[str, list[Figures]] = {key: [] for key in wanted if key not in found}
+    for number in range(ROUNDS):
+        for key, results in rounds.items():
+            name, model = wanted[key]
+            progress(f"measuring {name} ({number + 1} of {ROUNDS})")
+            results.append(_in_child(model, windows, outputs))
+    fresh = {key: _middle(results) for key, results in rounds.items()}
+    return Measured(machine=here, figures={key: (found | fresh)[key] for key in sorted(wanted)})
+
+
+def figures_of(measured: Measured, model: bytes) -> Figures:
+    """The figures of one ONNX file."""
+    return measured.figures[_digest(model)]
+
+
+def read_measured(path: Path) -> Measured | None:
+    """Earlier figures; None when there are none yet.
+
+    Raises:
+        ConfigError: the file cannot be understood.
+    """
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Measured)
+    except FileNotFoundError:
+        return None
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"{path}: {exc}: delete it, or measure anew with --measure") from exc
+
+
+def encode_measured(measured: Measured) -> bytes:
+    """The file that :func:`read_measured` reads."""
+    data = msgspec.json.encode(measured, order="sorted")
+    return msgspec.json.format(data, indent=2) + b"\n"
+
+
+def machine() -> str:
+    """What figures depend on: processor, engine and its version."""
+    runtime = metadata.version("onnxruntime")
+    return f"{_processor()} ({platform.machine()}), onnxruntime {runtime}"
+
+
+def main() -> None:
+    """The child process: measure ``model.onnx`` in a folder, print the figures as JSON."""
+    folder = Path(sys.argv[1])
+    model = (folder / "model.onnx").read_bytes()
+    windows: F32 = np.load(folder / "windows.npy", allow_pickle=False)
+    outputs = msgspec.json.decode((folder / "outputs.json").read_bytes(), type=list[Output])
+    sys.stdout.buffer.write(msgspec.json.encode(_measure_here(model, windows, outputs)))
+
+
+def _measure_here(model: bytes, windows: F32, outputs: Sequence[Output]) -> Figures:
+    """Measure in this process, which must not have loaded a model before."""
+    _, length, channels = windows.shape
+    rss_before = _rss_bytes()
+    start = time.perf_counter_ns()
+    engine = Engine(model, length=length, channels=channels, outputs=outputs)
+    load_ns = time.perf_counter_ns() - start
+    engine.run(windows[0])
+    rss_after = _rss_bytes()
+    for number in range(_WARM_UP_N):
+        engine.run(windows[number % len(windows)])
+    took_ns: list[int] = []
+    end = time.perf_counter_ns() + _RUN_NS_MAX
+    while len(took_ns) < _RUN_N_MAX:
+        window = windows[len(took_ns) % len(windows)]
+        start = time.perf_counter_ns()
+        engine.run(window)
+        done = time.perf_counter_ns()
+        took_ns.append(done - start)
+        if done > end and len(took_ns) >= _RUN_N_MIN:
+            break
+    p50, p99 = np.percentile(took_ns, (50, 99)).tolist()
+    return Figures(
+        file_bytes=len(model),
+        load_ms=round(load_ns / 1e6, 3),
+        rss_bytes=max(0, rss_after - rss_before),
+        p50_us=round(p50 / 1e3, 2),
+        p99_us=round(p99 / 1e3, 2),
+    )
+
+
+def _in_child(model: bytes, windows: F32, outputs: Sequence[Output]) -> Figures:
+    with tempfile.TemporaryDirectory(prefix="edge-convert-") as name:
+        folder = Path(name)
+        (folder / "model.onnx").write_bytes(model)
+        (folder / "outputs.json").write_bytes(msgspec.json.encode(list(outputs)))
+        np.save(folder / "windows.npy", windows[:_WINDOWS_N_MAX])
+        command = [sys.executable, "-m", "converter.measure", name]
+        try:
+            done = subprocess.run(command, capture_output=True, timeout=CHILD_S_MAX, check=True)
+            return msgspec.json.decode(done.stdout, type=Figures)
+        except subprocess.CalledProcessError as exc:
+            last = exc.stderr.decode(errors="replace").strip().splitlines()[-1:]
+            raise InferenceError(f"the model cannot be measured: {''.join(last)}") from exc
+        except (subprocess.TimeoutExpired, msgspec.DecodeError) as exc:
+            raise InferenceError(f"the model cannot be measured: {exc}") from exc
+
+
+def _middle(rounds: Sequence[Figures]) -> Figures:
+    """The median of each figure over the rounds."""
+    return Figures(
+        file_bytes=rounds[0].file_bytes,
+        load_ms=median(figures.load_ms for figures in rounds),
+        rss_bytes=int(median(figures.rss_bytes for figures in rounds)),
+        p50_us=median(figures.p50_us for figures in rounds),
+        p99_us=median(figures.p99_us for figures in rounds),
+    )
+
+
+def _digest(model: bytes) -> str:
+    return hashlib.sha256(model).hexdigest()
+
+
+def _rss_bytes() -> int:
+    """Resident memory of this process now."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    line = next(line for line in status.splitlines() if line.startswith("VmRSS:"))
+    return int(line.split()[1]) * 1024
+
+
+def _processor() -> str:
+    """The processor's name; boards without one in cpuinfo have it in the device tree."""
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    board = Path("/proc/device-tree/model")
+    if not names and board.exists():
+        names = [board.read_text(encoding="utf-8", errors="replace").strip("\0\n ")]
+    return names[0] if names else "unnamed processor"
+
+
+if __name__ == "__main__":
+    main()
