@@ -111,7 +111,7 @@ def test_exec_does_not_mind_a_program_that_takes_no_input() -> None:
     program("import os; os.close(0)").fire(decision(values=values))
     program("pass").fire(decision(values=values))
     whole = str(len(encode(decision(values=values))))
-    text = "import sys; sys.exit(len(sys.stdin.read()) != int(sys.argv[1]))"
+    text = "import os, sys; os.close(2); sys.exit(len(sys.stdin.read()) != int(sys.argv[1]))"
     program(text, whole).fire(decision(values=values))
 
 

@@ -120,23 +120,24 @@ class ExecAction:
         poll = select.poll()
         poll.register(process.stdin, select.POLLOUT)
         poll.register(process.stderr, select.POLLIN)
-        tail = b""
-        while True:
+        tail, listening = b"", True
+        while message or listening:
             ready = poll.poll(max(0.0, deadline - time.monotonic()) * 1000)
             if not ready:
                 raise subprocess.TimeoutExpired(process.args, self._config.timeout_s)
             for descriptor, _ in ready:
                 if descriptor == process.stderr.fileno():
                     said = os.read(descriptor, _STDERR_BYTES)
-                    if not said:
-                        lines = tail.decode(errors="replace").split("\n")
-                        return next((line.strip() for line in lines[::-1] if line.strip()), "")
-                    tail = (tail + said)[-_STDERR_BYTES:]
+                    tail, listening = (tail + said)[-_STDERR_BYTES:], bool(said)
+                    if not listening:
+                        poll.unregister(descriptor)
                 else:
                     message = _write_some(descriptor, message)
                     if not message:
-                        poll.unregister(process.stdin)
+                        poll.unregister(descriptor)
                         process.stdin.close()
+        lines = (line.strip() for line in tail.decode(errors="replace").split("\n")[::-1])
+        return next((line for line in lines if line), "")
 
     def _finish(self, process: subprocess.Popen[bytes]) -> None:
         """Leave nothing behind: no process of a program that did not end, no open pipe."""
