@@ -5,7 +5,7 @@ The only importer of skl2onnx.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -16,7 +16,7 @@ from onnx import helper
 from skl2onnx import to_onnx
 from skl2onnx.common.data_types import FloatTensorType
 
-from converter.graph import IR_VERSION, ML, OPSETS, Graph
+from converter.graph import ML, OPSETS, Graph, as_model, needed
 from converter.heads import Head, class_scores, score_method, task_of
 from edge_agent.arrays import F32
 from edge_agent.contract.errors import ConfigError
@@ -88,10 +88,12 @@ def _foreign_classifier(estimator: Any, graph: Graph, x: str, note: tuple[str, .
 def _class_index(graph: Graph, label: str, classes: NDArray[Any]) -> str:
     """The index of a class label, int64 (N,)."""
     flat = graph.add("Reshape", label, graph.constant([-1], np.int64))
-    if classes.dtype.kind in "iub" and np.array_equal(classes, np.arange(len(classes))):
+    # scikit-learn takes float classes only where they are whole numbers.
+    whole = classes.dtype.kind in "iubf"
+    if whole and np.array_equal(classes, np.arange(len(classes))):
         return graph.cast(flat, np.int64)
     numbers = list(range(len(classes)))
-    if classes.dtype.kind in "iub":
+    if whole:
         keys: dict[str, Any] = {"keys_int64s": [int(value) for value in classes]}
         flat = graph.cast(flat, np.int64)
     else:
@@ -106,11 +108,11 @@ def _columns(graph: Graph, tensor: str, width: int) -> str:
     return graph.add("Reshape", tensor, graph.constant([-1, width], np.int64))
 
 
-def _convert(estimator: Any, options: dict[str, object]) -> onnx.ModelProto:
+def _convert(estimator: Any, options: Mapping[str, object]) -> onnx.ModelProto:
     """skl2onnx's graph of one estimator, whatever fails named."""
     count = estimator.n_features_in_
     try:
-        return to_onnx(
+        model: onnx.ModelProto = to_onnx(
             estimator,
             initial_types=[("x", FloatTensorType([None, count]))],
             options={id(estimator): options} if options else None,
@@ -122,6 +124,7 @@ def _convert(estimator: Any, options: dict[str, object]) -> onnx.ModelProto:
             f"{type(estimator).__name__} has no ONNX form: skl2onnx says {_short(exc)}; choose "
             "another estimator, or derive a class that defines onnx_form (see converter.lower)"
         ) from exc
+    return model
 
 
 def _require_agreement(
@@ -160,19 +163,21 @@ def _run(estimator: Any, model: onnx.ModelProto, tensor: str, probe: F32) -> NDA
     """One tensor of a model on the probe rows."""
     graph = Graph()
     name = graph.embed(model, "x", [tensor])[0]
-    alone = helper.make_model(
+    nodes = needed([*graph.nodes, helper.make_node("Identity", [name], ["y"])], ["y"])
+    read = {name for node in nodes for name in node.input}
+    alone = as_model(
         helper.make_graph(
-            [*graph.nodes, helper.make_node("Identity", [name], ["y"])],
+            nodes,
             "probe",
             [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["N", probe.shape[1]])],
             [helper.make_empty_tensor_value_info("y")],
-            graph.tensors,
-        ),
-        opset_imports=[helper.make_opsetid(domain, version) for domain, version in OPSETS.items()],
-        ir_version=IR_VERSION,
+            [constant for constant in graph.tensors if constant.name in read],
+        )
     )
     try:
-        session = ort.InferenceSession(alone.SerializeToString(), providers=["CPUExecutionProvider"])
+        session = ort.InferenceSession(
+            alone.SerializeToString(), providers=["CPUExecutionProvider"]
+        )
         return np.asarray(session.run(["y"], {"x": probe})[0], dtype=np.float64)
     # onnxruntime's exceptions share no base but this.
     except Exception as exc:

@@ -8,7 +8,7 @@ values are float64 of the shape (n, channels, …), reduced along the last axis.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final, Generic, Protocol, TypeVar
+from typing import Any, Final, Generic, Literal, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,84 +18,93 @@ from converter.graph import Graph
 F64 = NDArray[np.float64]
 T = TypeVar("T")
 
+# As in ONNX, but for Above (1 where a > b, else 0), Steps (differences of neighbours) and the
+# reductions: Steps, Sum, Min, Max and the product work along the last axis and keep it.
+Op = Literal[
+    "Add", "Sub", "Mul", "Div", "MatMul", "Abs", "Sqrt", "Above", "Steps", "Sum", "Min", "Max"
+]
+
 
 class Ops(Protocol[T]):
-    """Elementwise operations, and reductions along the last axis that keep it with length 1."""
+    """What a formula may do with values of the kind T."""
 
-    def constant(self, value: ArrayLike) -> T: ...
-    def add(self, a: T, b: T) -> T: ...
-    def sub(self, a: T, b: T) -> T: ...
-    def mul(self, a: T, b: T) -> T: ...
-    def div(self, a: T, b: T) -> T: ...
-    def matmul(self, a: T, b: T) -> T: ...
-    def abs(self, a: T) -> T: ...
-    def sqrt(self, a: T) -> T: ...
-    def above(self, a: T, b: T) -> T:
-        """1 where a > b, else 0."""
+    def constant(self, value: ArrayLike) -> T:
+        """A constant."""
         ...
 
-    def steps(self, a: T) -> T:
-        """Differences of neighbours along the last axis."""
+    def __call__(self, op: Op, *values: T) -> T:
+        """The result of an operation."""
         ...
-
-    def sum(self, a: T) -> T: ...
-    def min(self, a: T) -> T: ...
-    def max(self, a: T) -> T: ...
 
 
 class Series(Generic[T]):
-    """One window's series (n, channels, length) with the values that several formulas share."""
+    """One window's series (n, channels, length) with the values that several formulas share.
+
+    Args:
+        ops: how values are computed.
+        x: the series.
+        length: readings in the window.
+    """
 
     def __init__(self, ops: Ops[T], x: T, length: int) -> None:
         self.ops = ops
         self.x = x
         self.length = ops.constant(float(length))
         self.zero = ops.constant(0.0)
+        self.one = ops.constant(1.0)
         self.mean = self.average(x)
-        self.centred = ops.sub(x, self.mean)
-        self.squared = ops.mul(self.centred, self.centred)
+        self.centred = ops("Sub", x, self.mean)
+        self.squared = ops("Mul", self.centred, self.centred)
         self.variance = self.average(self.squared)
-        self.varies = ops.above(self.variance, self.zero)
+        self.varies = ops("Above", self.variance, self.zero)
+        # The variance, or 1 where it is 0: safe to divide by.
+        self.divisor = ops("Add", self.variance, ops("Sub", self.one, self.varies))
 
     def average(self, values: T) -> T:
-        """Mean along the last axis."""
-        return self.ops.div(self.ops.sum(values), self.length)
+        """Mean along the last axis: the exact sum of sensor values, rounded once."""
+        return self.ops("Div", self.ops("Sum", values), self.length)
 
     def crossings(self, level: T) -> T:
         """How often neighbours lie on different sides of ``level``."""
-        ops = self.ops
-        return ops.sum(ops.abs(ops.steps(ops.above(self.x, level))))
+        return self.ops("Sum", self.ops("Abs", self.ops("Steps", self.ops("Above", self.x, level))))
 
-    def over_variance(self, values: T) -> T:
-        """``values`` / variance, and ``values`` where the variance is 0."""
-        ops = self.ops
-        idle = ops.sub(ops.constant(1.0), self.varies)
-        return ops.div(values, ops.add(self.variance, idle))
+
+def _std(s: Series[T]) -> T:
+    return s.ops("Sqrt", s.variance)
+
+
+def _rms(s: Series[T]) -> T:
+    return s.ops("Sqrt", s.average(s.ops("Mul", s.x, s.x)))
+
+
+def _peak_to_peak(s: Series[T]) -> T:
+    return s.ops("Sub", s.ops("Max", s.x), s.ops("Min", s.x))
+
+
+def _energy(s: Series[T]) -> T:
+    return s.ops("Sum", s.ops("Mul", s.x, s.x))
 
 
 def _skew(s: Series[T]) -> T:
-    ops = s.ops
-    third = s.average(ops.mul(s.squared, s.centred))
-    deviation = ops.sqrt(ops.add(s.variance, ops.sub(ops.constant(1.0), s.varies)))
-    return ops.div(s.over_variance(third), deviation)
+    third = s.average(s.ops("Mul", s.squared, s.centred))
+    return s.ops("Div", third, s.ops("Mul", s.divisor, s.ops("Sqrt", s.divisor)))
 
 
 def _kurtosis(s: Series[T]) -> T:
-    ops = s.ops
-    fourth = s.average(ops.mul(s.squared, s.squared))
-    ratio = s.over_variance(s.over_variance(fourth))
-    return ops.mul(s.varies, ops.sub(ratio, ops.constant(3.0)))
+    fourth = s.average(s.ops("Mul", s.squared, s.squared))
+    ratio = s.ops("Div", fourth, s.ops("Mul", s.divisor, s.divisor))
+    return s.ops("Mul", s.varies, s.ops("Sub", ratio, s.ops.constant(3.0)))
 
 
 FORMULAS: Final[dict[str, Callable[[Series[Any]], Any]]] = {
     "mean": lambda s: s.mean,
-    "std": lambda s: s.ops.sqrt(s.variance),
-    "rms": lambda s: s.ops.sqrt(s.average(s.ops.mul(s.x, s.x))),
-    "min": lambda s: s.ops.min(s.x),
-    "max": lambda s: s.ops.max(s.x),
-    "ptp": lambda s: s.ops.sub(s.ops.max(s.x), s.ops.min(s.x)),
-    "mean_abs": lambda s: s.average(s.ops.abs(s.x)),
-    "energy": lambda s: s.ops.sum(s.ops.mul(s.x, s.x)),
+    "std": _std,
+    "rms": _rms,
+    "min": lambda s: s.ops("Min", s.x),
+    "max": lambda s: s.ops("Max", s.x),
+    "ptp": _peak_to_peak,
+    "mean_abs": lambda s: s.average(s.ops("Abs", s.x)),
+    "energy": _energy,
     "skew": _skew,
     "kurtosis": _kurtosis,
     "zero_crossings": lambda s: s.crossings(s.zero),
@@ -111,113 +120,75 @@ def band_powers(s: Series[T], basis: F64, gather: F64) -> T:
         basis: (length, lines), cosines and sines times the taper.
         gather: (lines, bands), the weight of each squared line in each band.
     """
-    lines = s.ops.matmul(s.centred, s.ops.constant(basis))
-    return s.ops.matmul(s.ops.mul(lines, lines), s.ops.constant(gather))
+    lines = s.ops("MatMul", s.centred, s.ops.constant(basis))
+    return s.ops("MatMul", s.ops("Mul", lines, lines), s.ops.constant(gather))
+
+
+_NUMPY: Final[dict[Op, Callable[..., Any]]] = {
+    "Add": np.add,
+    "Sub": np.subtract,
+    "Mul": np.multiply,
+    "Div": np.divide,
+    "MatMul": np.matmul,
+    "Abs": np.abs,
+    "Sqrt": np.sqrt,
+    "Above": lambda a, b: (a > b).astype(np.float64),
+    "Steps": lambda a: np.diff(a, axis=-1),
+    "Sum": lambda a: np.sum(a, axis=-1, keepdims=True),
+    "Min": lambda a: np.min(a, axis=-1, keepdims=True),
+    "Max": lambda a: np.max(a, axis=-1, keepdims=True),
+}
 
 
 class NumpyOps:
     """:class:`Ops` on arrays."""
 
     def constant(self, value: ArrayLike) -> F64:
+        """A constant array."""
         return np.asarray(value, dtype=np.float64)
 
-    def add(self, a: F64, b: F64) -> F64:
-        return a + b
-
-    def sub(self, a: F64, b: F64) -> F64:
-        return a - b
-
-    def mul(self, a: F64, b: F64) -> F64:
-        return a * b
-
-    def div(self, a: F64, b: F64) -> F64:
-        return a / b
-
-    def matmul(self, a: F64, b: F64) -> F64:
-        return a @ b
-
-    def abs(self, a: F64) -> F64:
-        return np.abs(a)
-
-    def sqrt(self, a: F64) -> F64:
-        return np.sqrt(a)
-
-    def above(self, a: F64, b: F64) -> F64:
-        return (a > b).astype(np.float64)
-
-    def steps(self, a: F64) -> F64:
-        return np.diff(a, axis=2)
-
-    def sum(self, a: F64) -> F64:
-        return np.asarray(a.sum(axis=2, keepdims=True))
-
-    def min(self, a: F64) -> F64:
-        return np.asarray(a.min(axis=2, keepdims=True))
-
-    def max(self, a: F64) -> F64:
-        return np.asarray(a.max(axis=2, keepdims=True))
+    def __call__(self, op: Op, *values: F64) -> F64:
+        return np.asarray(_NUMPY[op](*values), dtype=np.float64)
 
 
 class GraphOps:
-    """:class:`Ops` as nodes; values are names of tensors, and a repeated node is written once."""
+    """:class:`Ops` as nodes; values are names of tensors, and a repeated node is written once.
+
+    Args:
+        graph: receives the nodes; those that no feature needs are dropped when it is finished.
+    """
 
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
         self._known: dict[tuple[str, ...], str] = {}
 
     def constant(self, value: ArrayLike) -> str:
+        """The name of a constant tensor."""
         return self._graph.constant(value, np.float64)
 
-    def add(self, a: str, b: str) -> str:
-        return self._node("Add", a, b)
-
-    def sub(self, a: str, b: str) -> str:
-        return self._node("Sub", a, b)
-
-    def mul(self, a: str, b: str) -> str:
-        return self._node("Mul", a, b)
-
-    def div(self, a: str, b: str) -> str:
-        return self._node("Div", a, b)
-
-    def matmul(self, a: str, b: str) -> str:
-        return self._node("MatMul", a, b)
-
-    def abs(self, a: str) -> str:
-        return self._node("Abs", a)
-
-    def sqrt(self, a: str) -> str:
-        return self._node("Sqrt", a)
-
-    def above(self, a: str, b: str) -> str:
-        key = ("above", a, b)
+    def __call__(self, op: Op, *values: str) -> str:
+        key = (op, *values)
         if key not in self._known:
-            self._known[key] = self._graph.cast(self._node("Greater", a, b), np.float64)
+            self._known[key] = self._write(op, *values)
         return self._known[key]
 
-    def steps(self, a: str) -> str:
-        axis = self._integers(2)
-        later = self._node("Slice", a, self._integers(1), self._integers(_END), axis)
-        earlier = self._node("Slice", a, self._integers(0), self._integers(-1), axis)
-        return self.sub(later, earlier)
+    def _write(self, op: Op, *values: str) -> str:
+        if op == "Above":
+            return self._graph.cast(self._graph.add("Greater", *values), np.float64)
+        if op == "Steps":
+            return self._steps(*values)
+        if op in {"Sum", "Min", "Max"}:
+            return self._graph.add(f"Reduce{op}", *values, self._integers(-1))
+        return self._graph.add(op, *values)
 
-    def sum(self, a: str) -> str:
-        return self._node("ReduceSum", a, self._integers(2))
-
-    def min(self, a: str) -> str:
-        return self._node("ReduceMin", a, self._integers(2))
-
-    def max(self, a: str) -> str:
-        return self._node("ReduceMax", a, self._integers(2))
+    def _steps(self, a: str) -> str:
+        first, last, axis = self._integers(0), self._integers(-1), self._integers(-1)
+        later = self._graph.add("Slice", a, self._integers(1), self._integers(_END), axis)
+        earlier = self._graph.add("Slice", a, first, last, axis)
+        return self._graph.add("Sub", later, earlier)
 
     def _integers(self, value: int) -> str:
         return self._graph.constant([value], np.int64)
-
-    def _node(self, op: str, *inputs: str) -> str:
-        key = (op, *inputs)
-        if key not in self._known:
-            self._known[key] = self._graph.add(op, *inputs)
-        return self._known[key]
 
 
 _END: Final = 2**31 - 1

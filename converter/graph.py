@@ -6,7 +6,7 @@ Every tensor is float32 unless said otherwise, and every first axis is the batch
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import onnx
@@ -64,7 +64,7 @@ class Graph:
         return self._constants[key]
 
     def add(
-        self, op: str, *inputs: str, domain: str = "", dense: bool = False, **attributes: object
+        self, op: str, *inputs: str, domain: str = "", dense: bool = False, **attributes: Any
     ) -> str:
         """Add a node with one output and return the output's name.
 
@@ -129,6 +129,9 @@ class Graph:
             outputs: each output with the tensor that it takes its value from.
             length: readings in a window.
             channels: values in a reading.
+
+        Raises:
+            ConfigError: a node is not valid; only an estimator's own ``onnx_form`` can do that.
         """
         ends = [
             helper.make_node("Identity", [tensor], [output.name], name=output.name)
@@ -146,10 +149,20 @@ class Graph:
             [_value_info(output) for output, _ in outputs],
             [tensor for tensor in self.tensors if tensor.name in read],
         )
-        opsets = [helper.make_opsetid(domain, version) for domain, version in OPSETS.items()]
-        model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
-        onnx.checker.check_model(model)
+        model = as_model(graph)
+        try:
+            onnx.checker.check_model(model, full_check=True)
+        except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as exc:
+            raise ConfigError(
+                f"the model has no valid ONNX form: {exc}; correct onnx_form"
+            ) from exc
         return model
+
+
+def as_model(graph: onnx.GraphProto) -> onnx.ModelProto:
+    """A model of this package's opsets."""
+    opsets = [helper.make_opsetid(domain, version) for domain, version in OPSETS.items()]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
 
 
 def needed(nodes: Sequence[onnx.NodeProto], wanted: Sequence[str]) -> list[onnx.NodeProto]:
@@ -182,5 +195,5 @@ def _renamed(nodes: Sequence[onnx.NodeProto], names: dict[str, str]) -> Iterator
 
 
 def _value_info(output: Output) -> onnx.ValueInfoProto:
-    shape = ["N"] if output.role == "label" else ["N", output.width]
+    shape: list[str | int | None] = ["N"] if output.role == "label" else ["N", output.width]
     return helper.make_tensor_value_info(output.name, _OUTPUT_TYPES[output.role], shape)

@@ -68,18 +68,29 @@ def class_scores(estimator: Any, x: Any) -> NDArray[np.float64]:
     predicted class and 0 elsewhere.
     """
     method = score_method(estimator)
-    given = np.asarray(getattr(estimator, method)(x))
+    given: NDArray[Any] = np.asarray(getattr(estimator, method)(x))
     if method == "predict":
-        return (given[:, None] == np.asarray(estimator.classes_)).astype(np.float64)
+        return _same(given, estimator).astype(np.float64)
     if given.ndim == 1:
         given = np.stack([-given, given], axis=1)
     return given.astype(np.float64)
 
 
 def class_index(estimator: Any, x: Any) -> NDArray[np.int64]:
-    """A classifier's predictions as indices into its classes, int64 (n,)."""
-    classes = np.asarray(estimator.classes_)
-    return np.argmax(np.asarray(estimator.predict(x))[:, None] == classes, axis=1).astype(np.int64)
+    """A classifier's predictions as indices into its classes, int64 (n,).
+
+    Raises:
+        ValueError: it predicts several labels at once.
+    """
+    predicted = np.asarray(estimator.predict(x))
+    if predicted.ndim != 1 or isinstance(estimator.classes_, list):
+        raise ValueError("it predicts several labels at once: train one model for each of them")
+    return np.asarray(np.argmax(_same(predicted, estimator), axis=1), dtype=np.int64)
+
+
+def _same(predicted: NDArray[Any], estimator: Any) -> NDArray[np.bool_]:
+    """Which class each prediction is, (n, classes)."""
+    return np.asarray(predicted[:, None] == np.asarray(estimator.classes_), dtype=bool)
 
 
 def both_sides(graph: Graph, p: str) -> str:

@@ -15,18 +15,28 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+from sklearn.compose import ColumnTransformer
+from sklearn.ensemble import (
+    StackingClassifier,
+    StackingRegressor,
+    VotingClassifier,
+    VotingRegressor,
+)
+from sklearn.model_selection._search import BaseSearchCV
 from sklearn.pipeline import FeatureUnion, Pipeline
 from sklearn.preprocessing import FunctionTransformer
 
 from converter.fallback import foreign_head, foreign_transform
 from converter.graph import Graph
-from converter.heads import Head
+from converter.heads import Head, score_method
 from converter.linear import LINEAR
+from converter.svm import SVMS
 from converter.transforms import TRANSFORMS
 from converter.trees import TREES
 from edge_agent.contract.errors import ConfigError
 
-HEADS = {**LINEAR, **TREES}
+HEADS = {**LINEAR, **SVMS, **TREES}
 
 
 def lower_head(estimator: Any, graph: Graph, x: str) -> Head:
@@ -44,9 +54,11 @@ def lower_head(estimator: Any, graph: Graph, x: str) -> Head:
         for _, step in estimator.steps[:-1]:
             x = lower_transform(step, graph, x)
         return lower_head(estimator.steps[-1][1], graph, x)
+    if isinstance(estimator, BaseSearchCV):
+        return lower_head(estimator.best_estimator_, graph, x)
     if hasattr(estimator, "onnx_form"):
         return Head(estimator.onnx_form(graph, x))
-    if own := HEADS.get(type(estimator)):
+    if own := HEADS.get(type(estimator)) or _COMMITTEES.get(type(estimator)):
         return own(estimator, graph, x)
     _require_known(estimator)
     return foreign_head(estimator, graph, x)
@@ -60,18 +72,16 @@ def lower_transform(step: Any, graph: Graph, x: str) -> str:
     """
     if step is None or step == "passthrough":
         return x
+    if isinstance(step, FunctionTransformer) and step.func is None:
+        return x
     if isinstance(step, Pipeline):
         for _, inner in step.steps:
             x = lower_transform(inner, graph, x)
         return x
-    if isinstance(step, FeatureUnion):
-        return _union(step, graph, x)
     if hasattr(step, "onnx_form"):
         return str(step.onnx_form(graph, x))
-    if own := TRANSFORMS.get(type(step)):
+    if own := _UNIONS.get(type(step)) or TRANSFORMS.get(type(step)):
         return own(step, graph, x)
-    if isinstance(step, FunctionTransformer) and step.func is None:
-        return x
     _require_known(step)
     return foreign_transform(step, graph, x)
 
@@ -88,6 +98,73 @@ def _union(union: Any, graph: Graph, x: str) -> str:
             part = graph.add("Mul", part, graph.constant(weights[name]))
         parts.append(part)
     return graph.add("Concat", *parts, axis=1) if len(parts) > 1 else parts[0]
+
+
+def _by_columns(union: Any, graph: Graph, x: str) -> str:
+    """Concatenated outputs of all members, each on its own columns."""
+    weights = union.transformer_weights or {}
+    # The columns as numbers, whichever way they were named; there is no public form.
+    columns = union._transformer_to_input_indices  # noqa: SLF001
+    parts = []
+    for name, member, _ in union.transformers_:
+        chosen = list(columns[name])
+        if member == "drop" or not chosen:
+            continue
+        part = graph.add("Gather", x, graph.constant(chosen, np.int64), axis=1)
+        part = lower_transform(member, graph, part)
+        if name in weights:
+            part = graph.add("Mul", part, graph.constant(weights[name]))
+        parts.append(part)
+    return graph.add("Concat", *parts, axis=1) if len(parts) > 1 else parts[0]
+
+
+def _voting(estimator: Any, graph: Graph, x: str) -> Head:
+    """The weighted mean of the members' probabilities or values."""
+    if getattr(estimator, "voting", "soft") == "hard":
+        raise ConfigError(
+            "VotingClassifier with voting='hard' gives no score for each class: use voting='soft'"
+        )
+    kept = [member for _, member in estimator.estimators]
+    weights = [1.0] * len(kept) if estimator.weights is None else list(estimator.weights)
+    used = [weight for member, weight in zip(kept, weights, strict=True) if member != "drop"]
+    parts = []
+    notes: list[str] = []
+    for member, weight in zip(estimator.estimators_, used, strict=True):
+        head = lower_head(member, graph, x)
+        parts.append(graph.add("Mul", head.scores, graph.constant(weight / sum(used))))
+        notes += head.notes
+    return Head(graph.add("Sum", *parts), notes=tuple(notes))
+
+
+def _stacking(estimator: Any, graph: Graph, x: str) -> Head:
+    """The final estimator on the members' scores, and on the inputs with passthrough."""
+    parts = []
+    notes: list[str] = []
+    for member, method in zip(estimator.estimators_, estimator.stack_method_, strict=True):
+        head = lower_head(member, graph, x)
+        notes += head.notes
+        scores = head.scores
+        if isinstance(estimator, StackingClassifier):
+            if method != score_method(member):
+                raise ConfigError(
+                    f"StackingClassifier with stack_method={method!r} for "
+                    f"{type(member).__name__} has no ONNX form: fit it with stack_method='auto'"
+                )
+            if len(estimator.classes_) == 2:
+                scores = graph.add("Gather", scores, graph.constant([1], np.int64), axis=1)
+        parts.append(scores)
+    parts += [x] if estimator.passthrough else []
+    final = lower_head(estimator.final_estimator_, graph, graph.add("Concat", *parts, axis=1))
+    return Head(final.scores, final.label, (*notes, *final.notes))
+
+
+_UNIONS = {FeatureUnion: _union, ColumnTransformer: _by_columns}
+_COMMITTEES = {
+    VotingClassifier: _voting,
+    VotingRegressor: _voting,
+    StackingClassifier: _stacking,
+    StackingRegressor: _stacking,
+}
 
 
 def _require_known(estimator: Any) -> None:

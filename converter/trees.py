@@ -244,11 +244,9 @@ def _path_length(samples: NDArray[np.int64]) -> F64:
 
 
 def _isolation_forest(estimator: Any, graph: Graph, x: str) -> Head:
-    """offset + 2 ** (-mean depth / c(max_samples)): the negated decision function."""
+    """Offset plus 2 ** (-mean depth / c(max_samples)): the negated decision function."""
     trees = []
-    for member, features in zip(
-        estimator.estimators_, estimator.estimators_features_, strict=True
-    ):
+    for member, features in zip(estimator.estimators_, estimator.estimators_features_, strict=True):
         tree = member.tree_
         depth = np.zeros(tree.node_count)
         for node in range(tree.node_count):  # a parent always stands before its children

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import warnings
 from pathlib import Path
 from typing import Any, Final
@@ -10,7 +9,6 @@ from typing import Any, Final
 import joblib
 import skops.io
 from sklearn.exceptions import InconsistentVersionWarning
-from skops.io.exceptions import UntrustedTypesFoundException
 
 from edge_agent.contract.errors import ConfigError
 
@@ -90,23 +88,20 @@ def _load_skops(path: Path, trust: tuple[str, ...]) -> Any:
     try:
         named = set(skops.io.get_untrusted_types(file=path))
         unknown = sorted(named - REVIEWED - set(trust))
-        if unknown:
-            raise ConfigError(
-                f"{path}: holds classes that are not on the reviewed list: {', '.join(unknown)}. "
-                "Name those that you trust under 'trust:' in the recipe; naming one imports and "
-                "runs its module"
-            )
-        return skops.io.load(path, trusted=sorted(named))
-    except UntrustedTypesFoundException as exc:
-        raise ConfigError(f"{path}: {exc}") from exc
-    except ConfigError:
-        raise
+        estimator = None if unknown else skops.io.load(path, trusted=sorted(named))
     # A damaged or hostile file makes skops raise almost anything.
     except Exception as exc:
         raise ConfigError(
             f"{path}: cannot be loaded: {type(exc).__name__}: {exc}; save it again by "
             "skops.io.dump, with the classes that it uses importable here"
         ) from exc
+    if unknown:
+        raise ConfigError(
+            f"{path}: holds classes that are not on the reviewed list: {', '.join(unknown)}. Name "
+            "those that you trust under 'trust:' in the recipe; naming one imports and runs its "
+            "module"
+        )
+    return estimator
 
 
 def _unpickle(path: Path, *, consent: bool) -> Any:
@@ -119,7 +114,7 @@ def _unpickle(path: Path, *, consent: bool) -> Any:
     try:
         return joblib.load(path)
     # The code inside a pickle can raise anything.
-    except (Exception, pickle.UnpicklingError) as exc:
+    except Exception as exc:
         raise ConfigError(
             f"{path}: cannot be unpickled: {type(exc).__name__}: {exc}; load it with the versions "
             "and modules that it was saved with"

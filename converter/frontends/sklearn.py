@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.exceptions import NotFittedError
+from sklearn.model_selection._search import BaseSearchCV
 from sklearn.pipeline import FeatureUnion, Pipeline
 from sklearn.utils.validation import check_is_fitted
 
@@ -55,10 +56,12 @@ def import_estimator(
     shape = _Shape(length, channels, rate_hz)
     task = task_of(estimator)
     _require_fitted(estimator)
+    if isinstance(estimator, BaseSearchCV):
+        estimator = estimator.best_estimator_
     model = _prepend(estimator, features, shape)
     _require_fit(model, shape)
     original = _original(model, task)
-    width = _probe(original, model, shape)
+    width = _probe(original, model, task, shape)
     graph = Graph()
     head = _lower(model, graph)
     outputs = _outputs(task, head, width)
@@ -195,7 +198,7 @@ def _ask(model: Any, task: Task, rows: F32) -> Answers:
     return Answers(None, values.reshape(len(rows), -1))
 
 
-def _probe(original: Callable[[F32], Answers], model: Any, shape: _Shape) -> int:
+def _probe(original: Callable[[F32], Answers], model: Any, task: Task, shape: _Shape) -> int:
     """The number of scores, from one window of ones.
 
     Raises:
@@ -208,7 +211,16 @@ def _probe(original: Callable[[F32], Answers], model: Any, shape: _Shape) -> int
             f"{_describe(model)} cannot answer a window of {shape.length} readings of "
             f"{len(shape.channels)} channels: {exc}"
         ) from exc
-    return answers.scores.shape[1]
+    width = int(answers.scores.shape[1])
+    classes = len(model.classes_) if task == "classification" else width
+    if classes != width:
+        raise ConfigError(
+            f"{_describe(model)} gives {width} scores for {classes} classes: for a support vector "
+            "machine set decision_function_shape='ovr'"
+        )
+    if task == "classification" and classes < 2:
+        raise ConfigError(f"{_describe(model)} was fitted on one class only: fit it on two or more")
+    return width
 
 
 def _lower(model: Any, graph: Graph) -> Head:
@@ -232,7 +244,7 @@ def _labels(model: Any, task: Task, names: tuple[str, ...] | None) -> tuple[str,
         if names:
             raise ConfigError("a regression has no labels: leave 'labels' out of the recipe")
         return ()
-    own = ANOMALY_LABELS
+    own: tuple[str, ...] = ANOMALY_LABELS
     if task == "classification":
         own = tuple(str(value) for value in np.asarray(model.classes_).tolist())
     if names is not None and len(names) != len(own):
