@@ -9,6 +9,7 @@ from pathlib import Path
 from edge_agent.config import AgentConfig, BrokerConfig, PipelineConfig
 from edge_agent.contract.bundle import Bundle, read_bundle
 from edge_agent.contract.errors import ConfigError
+from edge_agent.contract.manifest import Manifest
 from edge_agent.sources.replay import ReplayConfig
 
 
@@ -36,7 +37,7 @@ def check(config: AgentConfig, base: Path) -> str:
         raise ConfigError("; ".join(missing))
     for pipeline in config.pipelines:
         if bundle := bundles.get(pipeline.name):
-            _require_fit(pipeline, bundle)
+            require_fit(pipeline, bundle.manifest)
     return "\n".join(_lines(config, base, bundles))
 
 
@@ -62,8 +63,12 @@ def _files(config: AgentConfig, base: Path) -> Iterator[tuple[str, str]]:
             yield what, path
 
 
-def _require_fit(pipeline: PipelineConfig, bundle: Bundle) -> None:
-    manifest = bundle.manifest
+def require_fit(pipeline: PipelineConfig, manifest: Manifest) -> None:
+    """Check that a bundle is for this pipeline's model and channels.
+
+    Raises:
+        ConfigError: it is not.
+    """
     wanted = tuple(channel.name for channel in manifest.channels)
     if manifest.name != pipeline.model:
         raise ConfigError(

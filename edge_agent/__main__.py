@@ -1,0 +1,225 @@
+"""The ``edge-agent`` command: everything that runs on the device."""
+
+from __future__ import annotations
+
+import logging
+import platform
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+import click
+
+from edge_agent import __version__
+from edge_agent.contract.errors import ConfigError, EdgeError
+
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+_OUTPUT = click.Path(dir_okay=False, path_type=Path, writable=True)
+
+
+def main() -> None:
+    """Run the command; errors that we raise on purpose become one line and an exit code."""
+    try:
+        _require_platform()
+        cli.main(standalone_mode=False)
+    except EdgeError as exc:
+        click.echo(f"edge-agent: {exc}", err=True)
+        sys.exit(exc.exit_code)
+    except click.ClickException as exc:
+        exc.show()
+        sys.exit(exc.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(130)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="edge-agent")
+def cli() -> None:
+    """Decide on the device, keep every record, take new models over MQTT."""
+
+
+@cli.command()
+@click.argument("config", type=_FILE)
+def run(config: Path) -> None:
+    """Run the agent until SIGTERM, Ctrl-C or the end of every source.
+
+    Example: edge-agent run /etc/edge-agent.yaml
+    """
+    from edge_agent import agent
+    from edge_agent.config import load_config
+
+    loaded = load_config(config)
+    logging.basicConfig(
+        level=loaded.log_level.upper(),
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        stream=sys.stderr,
+    )
+    sys.exit(agent.run(loaded, config.resolve().parent))
+
+
+@cli.command("check-config")
+@click.argument("config", type=_FILE)
+@click.option("--json", "as_json", is_flag=True, help="Print the whole configuration as JSON.")
+def check_config(config: Path, *, as_json: bool) -> None:
+    """Check a configuration and say what it means, without running anything.
+
+    Example: edge-agent check-config edge-agent.yaml
+    """
+    from edge_agent.check import check
+    from edge_agent.config import load_config
+    from edge_agent.contract.messages import encode
+
+    loaded = load_config(config)
+    summary = check(loaded, config.resolve().parent)
+    click.echo(encode(loaded).decode() if as_json else summary)
+
+
+@cli.command()
+@click.argument("bundle", type=_FILE)
+@click.argument("recording", type=_FILE)
+@click.option("--labels", metavar="NAME", help="CSV column or NPZ array that holds the truth.")
+@click.option("--array", default="signal", show_default=True, help="NPZ array of the readings.")
+@click.option("--decisions", "to", type=_OUTPUT, help="Write decisions there, one JSON a line.")
+@click.option("--json", "json_file", type=_OUTPUT, help="Write the figures there.")
+@click.option("--quiet", is_flag=True, help="Do not print each decision.")
+def replay(
+    bundle: Path,
+    recording: Path,
+    *,
+    labels: str | None,
+    array: str,
+    to: Path | None,
+    json_file: Path | None,
+    quiet: bool,
+) -> None:
+    """Run a recording through a bundle, without any broker, as fast as it goes.
+
+    Prints every decision, the accuracy where labels are given, and latency percentiles. The last
+    line is RESULT and the figures as JSON.
+
+    Example: edge-agent replay motion-1.0.0.bundle subject8.csv --labels exercise
+    """
+    from edge_agent import replay as replaying
+    from edge_agent.contract.messages import encode
+
+    with ExitStack() as stack:
+        file = stack.enter_context(to.open("wb")) if to else None
+
+        def each(decision: replaying.Replayed) -> None:
+            if not quiet:
+                click.echo(replaying.format_line(decision))
+            if file:
+                file.write(encode(decision) + b"\n")
+
+        result = replaying.replay(bundle, recording, labels=labels, array=array, each=each)
+    figures = encode(result)
+    if json_file:
+        json_file.write_bytes(figures + b"\n")
+    click.echo(replaying.format_text(result))
+    click.echo(b"RESULT " + figures)
+
+
+@cli.command()
+@click.argument("bundle", type=_FILE)
+@click.option("--config", required=True, type=_FILE, help="The agent's configuration.")
+def install(bundle: Path, config: Path) -> None:
+    """Install a bundle by hand; the agent uses it from its next start.
+
+    Example: edge-agent install motion-1.1.0.bundle --config /etc/edge-agent.yaml
+    """
+    from edge_agent.check import require_fit
+    from edge_agent.config import load_config
+    from edge_agent.contract.bundle import read_bundle
+    from edge_agent.folder import DataFolder
+    from edge_agent.update.store import Store
+
+    loaded = load_config(config)
+    manifest = read_bundle(bundle).manifest
+    pipelines = [item for item in loaded.pipelines if item.model == manifest.name]
+    if not pipelines:
+        raise ConfigError(f"no pipeline in {config} runs the model {manifest.name!r}")
+    for pipeline in pipelines:
+        require_fit(pipeline, manifest)
+    folder = DataFolder(config.resolve().parent / loaded.data_dir)
+    Store(folder.store).install(bundle)
+    click.echo(f"installed {manifest.name} {manifest.version}; restart the agent to use it now")
+
+
+@cli.group()
+def service() -> None:
+    """Run the agent by systemd."""
+
+
+@service.command("install")
+@click.argument("config", type=_FILE)
+@click.option("--user", default="root", show_default=True, help="Whom the agent runs as.")
+@click.option("--memory-max", default="384M", show_default=True, help="Limit, as systemd has it.")
+@click.option("--output", type=_OUTPUT, help="Write the unit there instead; '-' prints it.")
+def service_install(config: Path, user: str, memory_max: str, output: Path | None) -> None:
+    """Write a hardened systemd unit for a configuration.
+
+    Example: sudo edge-agent service install /etc/edge-agent.yaml --user edge
+    """
+    from edge_agent.config import load_config
+    from edge_agent.folder import DataFolder
+    from edge_agent.service import UNIT_PATH, unit_text
+
+    config = config.resolve()
+    data_dir = (config.parent / load_config(config).data_dir).resolve()
+    text = unit_text(
+        config, executable=_executable(), user=user, data_dir=data_dir, memory_max=memory_max
+    )
+    if output and str(output) == "-":
+        click.echo(text, nl=False)
+        return
+    target = output or UNIT_PATH
+    DataFolder(data_dir)
+    try:
+        target.write_text(text)
+    except OSError as exc:
+        raise ConfigError(f"{target}: {exc.strerror}: run this as root, or use --output") from exc
+    click.echo(f"wrote {target}; now:")
+    click.echo(f"  sudo chown -R {user} {data_dir}")
+    click.echo("  sudo systemctl daemon-reload")
+    click.echo("  sudo systemctl enable --now edge-agent")
+
+
+@cli.command()
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("demo-out"),
+    show_default=True,
+    help="Where configuration, bundles and logs are left.",
+)
+@click.option("--json", "json_file", type=_OUTPUT, help="Write the figures there.")
+def demo(out: Path, json_file: Path | None) -> None:
+    """Train, convert, run, push over MQTT, cut the broker off, push again: two minutes.
+
+    Example: edge-agent demo --out demo-out
+    """
+    from edge_agent.demo import run as run_demo
+
+    sys.exit(run_demo(out, json_file))
+
+
+def _executable() -> Path:
+    """The ``edge-agent`` command of this installation."""
+    return Path(sys.executable).parent / "edge-agent"
+
+
+def _require_platform() -> None:
+    """Say at once what onnxruntime would say less clearly.
+
+    Raises:
+        ConfigError: not 64-bit Linux.
+    """
+    if sys.platform != "linux" or sys.maxsize < 2**32:
+        raise ConfigError(
+            f"this is {platform.system()} with a {64 if sys.maxsize > 2**32 else 32}-bit Python; "
+            "the agent needs 64-bit Linux, on a Raspberry Pi the 64-bit Pi OS"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""The agent's data folder: what lies where, and that one agent at a time works in it."""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from edge_agent.contract.errors import StorageError
+
+
+class DataFolder:
+    """Paths below ``data_dir``; made when absent.
+
+    Attributes:
+        outbox: the records that are not delivered yet.
+        store: the installed models.
+
+    Raises:
+        StorageError: it cannot be made.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as exc:
+            raise StorageError(
+                f"data_dir {path}: {exc.strerror}: make it, owned by the agent's user"
+            ) from exc
+        self.outbox = path / "outbox.db"
+        self.store = path / "store"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep every other agent out; the kernel lets go when the process ends, however it ends.
+
+        Raises:
+            StorageError: another agent is there.
+        """
+        lock = self._path / "lock"
+        try:
+            with lock.open("w") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                yield
+        except BlockingIOError:
+            raise StorageError(f"{self._path}: another agent works in this data_dir") from None
+        except OSError as exc:
+            raise StorageError(f"{lock}: {exc.strerror}") from exc
