@@ -1,5 +1,7 @@
 """Ranges of seqs against plain sets, and what is acknowledged."""
 
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -28,7 +30,7 @@ def test_ranges_hold_what_a_set_holds(pairs):
 def test_runs_are_unbroken_and_complete(seqs):
     found = runs(seqs)
     assert [seq for first, last in found for seq in range(first, last + 1)] == sorted(set(seqs))
-    assert all(left[1] + 1 < right[0] for left, right in zip(found, found[1:], strict=False))
+    assert all(left[1] + 1 < right[0] for left, right in pairwise(found))
 
 
 @given(PAIRS, st.sets(SEQS, min_size=1))

@@ -1,7 +1,6 @@
 """Both kinds of record file: durable, without duplicates, with the right acknowledgements."""
 
 import json
-import os
 import shutil
 import sqlite3
 from collections import defaultdict
@@ -146,7 +145,13 @@ def test_a_status_says_how_much_is_missing_at_the_end(reopen):
 
 def test_kinds_that_are_not_known_are_stored(reopen, path):
     strange = Row(
-        device="pi-1", boot="b1", seq=1, kind="new", t=1.0, late=True, body=b'{"seq":1,"kind":"new"}'
+        device="pi-1",
+        boot="b1",
+        seq=1,
+        kind="new",
+        t=1.0,
+        late=True,
+        body=b'{"seq":1,"kind":"new"}',
     )
     assert reopen().store([strange], received_t=9.0).new == 1
     assert bodies(path) == [1]
@@ -221,7 +226,7 @@ def test_a_newer_format_is_refused_untouched(tmp_path):
     with pytest.raises(StorageError, match="update edge-fleet"):
         open_sink(str(path))
     assert path.read_bytes() == before
-    assert os.listdir(tmp_path) == ["records.db"]
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_another_programs_database_is_refused_untouched(tmp_path):

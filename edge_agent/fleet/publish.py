@@ -24,7 +24,6 @@ from edge_agent.fleet.verdicts import Verdict, Verdicts
 from edge_agent.link import Message
 
 _ROUNDS: Final = 5
-_RESEED_S: Final = 10.0
 
 
 class PublishReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,6 +65,7 @@ class Publisher:
         wait_s: how long to wait for verdicts once the desired state is out; 0 does not wait.
         connect_s: how long the broker may be away.
         answer_s: how long the broker may take to answer for retained messages.
+        reseed_s: how often the blobs are checked again while a device says that it lacks some.
         tell: takes one sentence for people.
         progress: takes the progress of uploading.
         wall: seconds since 1970.
@@ -83,6 +83,7 @@ class Publisher:
         tell: Callable[[str], None],
         progress: Progress,
         answer_s: float = 3.0,
+        reseed_s: float = 10.0,
         wall: Callable[[], float] = time.time,
     ) -> None:
         self._session = session
@@ -92,6 +93,7 @@ class Publisher:
         self._wait_s = wait_s
         self._connect_s = connect_s
         self._answer_s = answer_s
+        self._reseed_s = reseed_s
         self._tell = tell
         self._progress = progress
         self._wall = wall
@@ -189,7 +191,7 @@ class Publisher:
             if asked and now - asked > self._answer_s:  # the first answer may have been silence
                 self._session.subscribe(self._filters())
                 asked = 0.0
-            if self._verdicts.starving and now - checked > _RESEED_S:
+            if self._verdicts.starving and now - checked > self._reseed_s:
                 self._seed()
                 checked = time.monotonic()
 
