@@ -27,6 +27,10 @@ from edge_agent.update.disk import Disk, storage
 SYNC_N: Final = 16
 """Chunks between two syncs: what a kill may cost."""
 
+ROOM_BYTES: Final = 64 * 1024 * 1024
+"""What a bundle must leave free on the disk: the outbox shares it."""
+
+_BLOCK_BYTES: Final = 512  # what st_blocks counts in
 _CHUNK_BYTES_MIN: Final = 256  # keeps a chunk list below an eighth of its bundle
 _DIGEST_BYTES: Final = 32
 
@@ -62,6 +66,7 @@ class Partial:
     Args:
         folder: made when absent; what it holds already is checked and used.
         desired: without an :func:`announced_fault`.
+        room_bytes: what the whole bundle must leave free on the disk.
 
     Attributes:
         missing: digests of the blobs to fetch next, with a name for messages: the index blobs;
@@ -72,8 +77,9 @@ class Partial:
         BundleError: the index does not fit the announced size.
     """
 
-    def __init__(self, folder: Path, desired: Desired) -> None:
+    def __init__(self, folder: Path, desired: Desired, *, room_bytes: int = ROOM_BYTES) -> None:
         self._folder, self._desired, self._disk = folder, desired, Disk()
+        self._room_bytes = room_bytes
         self._index: dict[str, bytes] = {}
         self._places: dict[str, list[int]] = {}
         self._bits = bytearray()
@@ -185,6 +191,7 @@ class Partial:
             raise
 
     def _resume_data(self, bitmap_bytes: int) -> None:
+        self._require_room()
         with storage(self.file):
             os.ftruncate(self._handle, self._desired.bytes)
             os.posix_fallocate(self._handle, 0, self._desired.bytes)
@@ -196,6 +203,18 @@ class Partial:
                     self._bits[place // 8] |= 1 << place % 8
                 else:
                     self.missing.setdefault(digest, f"chunk {place}")
+
+    def _require_room(self) -> None:
+        """Asked beforehand: an allocation that fails leaves the disk full for everybody."""
+        with storage(self.file):
+            disk, taken = os.fstatvfs(self._handle), os.fstat(self._handle).st_blocks * _BLOCK_BYTES
+        free = disk.f_bavail * disk.f_frsize
+        needed = self._desired.bytes - taken + self._room_bytes
+        if free < needed:
+            raise StorageError(
+                f"{self.file}: {free} bytes are free, the bundle and what must stay free for "
+                f"the records need {needed}: make room, and it goes on by itself"
+            )
 
     def _marked(self) -> bytes:
         """The bits of a run before; none when there was no run, or it cut differently."""

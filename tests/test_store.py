@@ -1,0 +1,397 @@
+"""The store: what it keeps, what it repairs, and every power cut in the middle of a change."""
+
+import itertools
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from bundles import make_bundle
+
+from edge_agent.contract.bundle import parse_bundle
+from edge_agent.contract.errors import BundleError, StorageError
+from edge_agent.update.disk import Disk
+from edge_agent.update.pointer import Installed, Refusal
+from edge_agent.update.store import Store
+
+OLD, NEW, NEWER = (make_bundle(version=version) for version in ("1.0.0", "1.1.0", "1.2.0"))
+FIXTURE = Path(__file__).parent / "fixtures" / "store" / "v1"
+
+
+def digest(bundle):
+    return parse_bundle(bundle).digest
+
+
+def put(store, tmp_path, bundle):
+    """A fetched bundle, whole, as the updater hands it over."""
+    file = tmp_path / "fetched"
+    file.write_bytes(bundle)
+    store.adopt(digest(bundle), file)
+
+
+def take(store, tmp_path, bundle, revision):
+    put(store, tmp_path, bundle)
+    version = parse_bundle(bundle).manifest.version
+    store.commit("motion", Installed(sha256=digest(bundle), version=version, revision=revision))
+    store.collect()
+
+
+def blobs(folder):
+    return {path.name.removesuffix(".bundle") for path in (folder / "blobs").iterdir()}
+
+
+def test_a_new_store_knows_nothing(tmp_path):
+    pointer = Store(tmp_path / "store").pointer("motion")
+    assert (pointer.current, pointer.previous, pointer.revision) == (None, None, 0)
+
+
+def test_installing_by_hand_makes_a_bundle_current_and_keeps_the_one_before(tmp_path):
+    store = Store(tmp_path / "store")
+    store.install(OLD)
+    (tmp_path / "new.bundle").write_bytes(NEW)
+    manifest = store.install(tmp_path / "new.bundle")
+    pointer = Store(tmp_path / "store").pointer("motion")
+    assert manifest.version == pointer.current.version == "1.1.0"
+    assert pointer.previous.sha256 == digest(OLD)
+    assert store.read(digest(NEW)).digest == digest(NEW)
+
+
+def test_installing_by_hand_again_and_again_keeps_two_bundles(tmp_path):
+    store = Store(tmp_path / "store")
+    for bundle in (OLD, NEW, NEWER):
+        store.install(bundle)
+    assert blobs(tmp_path / "store") == {digest(NEW), digest(NEWER)}
+
+
+def test_installing_keeps_the_revision_that_was_decided_on(tmp_path):
+    store = Store(tmp_path / "store")
+    take(store, tmp_path, OLD, 7)
+    store.install(NEW)
+    assert store.pointer("motion").revision == 7
+
+
+def test_installing_rubbish_leaves_the_store_as_it_was(tmp_path):
+    store = Store(tmp_path / "store")
+    store.install(OLD)
+    with pytest.raises(BundleError, match="not a bundle"):
+        store.install(b"rubbish")
+    with pytest.raises(BundleError, match="absent.bundle"):
+        store.install(tmp_path / "absent.bundle")
+    assert blobs(tmp_path / "store") == {digest(OLD)}
+
+
+def test_what_no_pointer_names_is_removed_and_shared_bundles_stay(tmp_path):
+    store = Store(tmp_path / "store")
+    for revision, bundle in enumerate((OLD, NEW, NEWER), 1):
+        take(store, tmp_path, bundle, revision)
+    store.commit("other", Installed(sha256=digest(NEW), version="1.1.0", revision=1))
+    take(store, tmp_path, make_bundle(version="1.3.0"), 4)
+    take(store, tmp_path, make_bundle(version="1.4.0"), 5)
+    assert digest(NEW) in blobs(tmp_path / "store")
+    assert len(blobs(tmp_path / "store")) == 3
+
+
+def test_collecting_keeps_what_is_on_its_way(tmp_path):
+    store = Store(tmp_path / "store")
+    put(store, tmp_path, NEW)
+    store.partial("a" * 64).mkdir()
+    store.partial("b" * 64).mkdir()
+    store.collect({digest(NEW), "a" * 64})
+    assert blobs(tmp_path / "store") == {digest(NEW)}
+    assert store.partial("a" * 64).exists()
+    assert not store.partial("b" * 64).exists()
+
+
+def test_going_back_to_the_previous_bundle_needs_no_third_one(tmp_path):
+    store = Store(tmp_path / "store")
+    for revision, bundle in enumerate((OLD, NEW), 1):
+        take(store, tmp_path, bundle, revision)
+    store.commit("motion", Installed(sha256=digest(OLD), version="1.0.0", revision=3))
+    pointer = store.pointer("motion")
+    assert (pointer.current.sha256, pointer.previous.sha256) == (digest(OLD), digest(NEW))
+
+
+def test_refusals_are_remembered_within_a_bound_and_count_as_decided(tmp_path):
+    store = Store(tmp_path / "store")
+    for number in range(40):
+        store.refuse(
+            "motion", Refusal(sha256=f"{number:064}", version="1", revision=number, reason="no")
+        )
+    pointer = Store(tmp_path / "store").pointer("motion")
+    assert pointer.revision == 39
+    assert len(pointer.refused) == 16
+    assert pointer.refused[-1].sha256 == f"{39:064}"
+
+
+def test_a_bundle_that_is_taken_after_all_is_no_longer_refused(tmp_path):
+    store = Store(tmp_path / "store")
+    store.refuse("motion", Refusal(sha256=digest(NEW), version="1.1.0", revision=1, reason="no"))
+    take(store, tmp_path, NEW, 2)
+    assert store.pointer("motion").refused == ()
+
+
+def test_a_damaged_bundle_is_noticed_and_removed(tmp_path):
+    store = Store(tmp_path / "store")
+    store.install(OLD)
+    path = store.path(digest(OLD))
+    path.write_bytes(OLD[:-1] + b"?")
+    with pytest.raises(BundleError):
+        store.read(digest(OLD))
+    assert not store.has(digest(OLD))
+    assert not path.exists()
+
+
+def test_another_whole_bundle_under_the_name_is_noticed(tmp_path):
+    store = Store(tmp_path / "store")
+    store.install(OLD)
+    store.path(digest(OLD)).write_bytes(NEW)
+    with pytest.raises(BundleError, match="its digest is not its name"):
+        store.read(digest(OLD))
+
+
+@pytest.mark.parametrize("damage", [b"", b"{}", b'{"format":1}', b"\xff\x00", None])
+def test_a_damaged_pointer_gives_way_to_the_one_before(tmp_path, damage):
+    store = Store(tmp_path / "store")
+    take(store, tmp_path, OLD, 1)
+    take(store, tmp_path, NEW, 2)
+    path = tmp_path / "store" / "models" / "motion.json"
+    path.write_bytes(damage) if damage is not None else path.unlink()
+    with pytest.raises(StorageError):
+        store.pointer("motion")
+    store.collect()  # must not remove what the earlier pointer needs
+    assert "the one before is used" in store.repair("motion")
+    pointer = Store(tmp_path / "store").pointer("motion")
+    assert pointer.current.sha256 == digest(OLD)
+    assert store.read(pointer.current.sha256).manifest.version == "1.0.0"
+    assert store.repair("motion") is None
+
+
+def test_a_damaged_pointer_without_one_before_means_no_model(tmp_path):
+    store = Store(tmp_path / "store")
+    store.install(OLD)
+    (tmp_path / "store" / "models" / "motion.json").write_bytes(b"torn")
+    assert "no model" in store.repair("motion")
+    assert store.pointer("motion").current is None
+    store.install(OLD)
+    assert store.pointer("motion").current.sha256 == digest(OLD)
+
+
+def test_installing_over_a_damaged_pointer_repairs_it(tmp_path):
+    store = Store(tmp_path / "store")
+    store.install(OLD)
+    (tmp_path / "store" / "models" / "motion.json").write_bytes(b"torn")
+    store.install(NEW)
+    assert store.pointer("motion").current.sha256 == digest(NEW)
+
+
+def snapshot(folder):
+    return {
+        path.relative_to(folder): (
+            path.read_bytes() if path.is_file() else None,
+            path.stat().st_mtime_ns,
+        )
+        for path in folder.rglob("*")
+    }
+
+
+def test_a_newer_store_is_refused_and_not_touched(tmp_path):
+    Store(tmp_path / "store").install(OLD)
+    (tmp_path / "store" / "FORMAT").write_text("2\n")
+    before = snapshot(tmp_path)
+    with pytest.raises(StorageError, match="format 2"):
+        Store(tmp_path / "store")
+    assert snapshot(tmp_path) == before
+
+
+def test_a_newer_pointer_is_refused_and_not_touched(tmp_path):
+    store = Store(tmp_path / "store")
+    store.install(OLD)
+    path = tmp_path / "store" / "models" / "motion.json"
+    path.write_bytes(json.dumps({"format": 2, "something": "else"}).encode())
+    before = snapshot(tmp_path)
+    for call in (store.pointer, store.repair):
+        with pytest.raises(StorageError, match="format 2"):
+            call("motion")
+    with pytest.raises(StorageError, match="format 2"):
+        store.collect()
+    assert snapshot(tmp_path) == before
+
+
+@pytest.mark.parametrize("content", ["", "one", None])
+def test_a_store_whose_format_is_lost_is_not_guessed_at(tmp_path, content):
+    Store(tmp_path / "store")
+    path = tmp_path / "store" / "FORMAT"
+    path.write_text(content) if content is not None else path.unlink()
+    with pytest.raises(StorageError, match="write 1"):
+        Store(tmp_path / "store")
+
+
+def test_the_committed_store_of_format_1_opens_and_goes_on(tmp_path):
+    shutil.copytree(FIXTURE, tmp_path / "store")
+    store = Store(tmp_path / "store")
+    pointer = store.pointer("motion")
+    assert (pointer.current.version, pointer.previous.version) == ("1.1.0", "1.0.0")
+    assert [refusal.version for refusal in pointer.refused] == ["1.2.0"]
+    assert pointer.revision == 30
+    assert store.read(pointer.current.sha256).manifest.version == "1.1.0"
+    assert store.read(pointer.previous.sha256).manifest.version == "1.0.0"
+    store.install(NEWER)
+    assert store.pointer("motion").previous.version == "1.1.0"
+
+
+# --- power cuts ----------------------------------------------------------------------------------
+
+
+class LoggingDisk(Disk):
+    """Does what is asked and writes it down, so that a power cut can be modelled afterwards."""
+
+    def __init__(self, log):
+        self.log = log
+
+    def write(self, path, data):
+        super().write(path, data)
+        self.log.append(("write", path, data))
+
+    def sync(self, path):
+        super().sync(path)
+        self.log.append(("sync", path))
+
+    def rename(self, source, target):
+        super().rename(source, target)
+        self.log.append(("rename", source, target))
+
+    def remove(self, path):
+        super().remove(path)
+        self.log.append(("remove", path))
+
+    def make_folder(self, path):
+        super().make_folder(path)
+        self.log.append(("folder", path))
+
+
+def crash_states(files, operations):
+    """Every content of the disk that a power cut after these operations may leave.
+
+    A file is an object with an un-synced and a synced content; a name in a folder is bound to an
+    object. What is not synced may be there, be torn, or be missing; changes of names that are not
+    synced may have reached the disk or not, each by itself.
+
+    Args:
+        files: path -> content, all durable.
+        operations: as LoggingDisk writes them down.
+    """
+    objects = {path: {"live": data, "durable": data} for path, data in files.items()}
+    live, durable, pending = dict(objects), dict(objects), []
+    for operation, path, *rest in operations:
+        if operation == "write":
+            live[path] = {"live": rest[0], "durable": None}
+            pending.append((path, live[path]))
+        elif operation == "rename":
+            live[rest[0]] = live.pop(path)
+            pending += [(path, None), (rest[0], live[rest[0]])]
+        elif operation == "remove":
+            live.pop(path, None)
+            pending.append((path, None))
+        elif operation == "sync" and path in live:
+            live[path]["durable"] = live[path]["live"]
+        elif operation == "sync":
+            for change in [c for c in pending if c[0].parent == path]:
+                pending.remove(change)
+                durable[change[0]] = change[1]
+    for reached in itertools.product((False, True), repeat=len(pending)):
+        names = dict(durable)
+        names.update(change for change, there in zip(pending, reached, strict=True) if there)
+        for torn in (0, 2, 1):  # nothing, half, all of what was not synced
+            yield {
+                path: o["durable"]
+                if o["durable"] is not None
+                else o["live"][: len(o["live"]) // torn if torn else 0]
+                for path, o in names.items()
+                if o is not None
+            }
+
+
+def every_power_cut(folder, change):
+    """Run ``change`` on a store; then yield each folder that a power cut in it may leave."""
+    files = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    log = []
+    change(Store(folder, LoggingDisk(log)))
+    seen = set()
+    for length in range(len(log) + 1):
+        for state in crash_states(files, log[:length]):
+            key = tuple(sorted((str(path), data) for path, data in state.items()))
+            if key in seen:
+                continue
+            seen.add(key)
+            shutil.rmtree(folder)
+            for part in ("blobs", "models", "partial"):
+                (folder / part).mkdir(parents=True)
+            for path, data in state.items():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(data)
+            yield folder
+
+
+def loadable(folder):
+    """The version that an agent would start with after the power cut."""
+    store = Store(folder)
+    store.repair("motion")
+    pointer = store.pointer("motion")
+    for installed in (pointer.current, pointer.previous):
+        if installed:
+            return store.read(installed.sha256).manifest.version
+    return None
+
+
+@pytest.mark.parametrize("by_hand", [True, False])
+def test_a_power_cut_at_any_moment_of_a_change_leaves_the_old_or_the_new_model(tmp_path, by_hand):
+    folder = tmp_path / "store"
+    store = Store(folder)
+    take(store, tmp_path, NEWER, 1)
+    take(store, tmp_path, OLD, 2)
+
+    def change(store):
+        if by_hand:
+            store.install(NEW)
+        else:
+            file = store.partial(digest(NEW))
+            store._disk.write(file, NEW)
+            store.adopt(digest(NEW), file)
+            store.commit("motion", Installed(sha256=digest(NEW), version="1.1.0", revision=3))
+            store.collect()
+
+    outcomes = [loadable(state) for state in every_power_cut(folder, change)]
+    assert set(outcomes) == {"1.0.0", "1.1.0"}
+    assert len(outcomes) > 10
+
+
+def test_a_power_cut_at_any_moment_of_falling_back_leaves_a_model(tmp_path):
+    folder = tmp_path / "store"
+    store = Store(folder)
+    take(store, tmp_path, OLD, 1)
+    take(store, tmp_path, NEW, 2)
+
+    def change(store):
+        refusal = Refusal(sha256=digest(NEW), version="1.1.0", revision=2, reason="no")
+        store.fall_back("motion", refusal)
+        store.collect()
+
+    assert {loadable(state) for state in every_power_cut(folder, change)} == {"1.0.0", "1.1.0"}
+
+
+def test_the_model_of_power_cuts_finds_a_store_that_does_not_sync(tmp_path):
+    folder = tmp_path / "store"
+    Store(folder).install(OLD)
+
+    def change(store):
+        log = store._disk.log
+        store.install(NEW)
+        log[:] = [operation for operation in log if operation[0] != "sync"]
+
+    def outcome(state):
+        try:
+            return loadable(state)
+        except (BundleError, StorageError):
+            return None
+
+    assert None in {outcome(state) for state in every_power_cut(folder, change)}
