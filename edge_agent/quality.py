@@ -8,6 +8,7 @@ of the channel that was used: as given, or clipped.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Final
 
@@ -36,7 +37,7 @@ class Quality:
         self._low = np.array([_bound(c.minimum, -_LARGEST) for c in channels], np.float32)
         self._high = np.array([_bound(c.maximum, _LARGEST) for c in channels], np.float32)
         self._lows, self._highs = self._low.tolist(), self._high.tolist()
-        self._last = np.full(len(channels), np.nan, np.float32)
+        self._last = [math.nan] * len(channels)
 
     def clean(self, block: F32) -> Sequence[int]:
         """Mend readings in place.
@@ -47,23 +48,24 @@ class Quality:
         Returns:
             Which rows are to be used, in rising order.
         """
-        if self._is_clean(block):
-            self._last[...] = block[-1]
+        newest = block[-1].tolist()
+        if self._is_clean(block, newest):
+            self._last = newest
             return range(len(block))
         return [at for at, row in enumerate(block) if self._mend(row)]
 
     def clear(self) -> None:
         """Forget the last good values."""
-        self._last[...] = np.nan
+        self._last = [math.nan] * len(self._channels)
 
     def adopt(self, other: Quality) -> None:
         """Go on from the last good values of another model's policies for the same channels."""
-        self._last[...] = other._last
+        self._last = other._last.copy()
 
-    def _is_clean(self, block: F32) -> bool:
+    def _is_clean(self, block: F32, newest: list[float]) -> bool:
         """Whether every value is finite and within its bounds."""
-        if block.size <= _FEW and len(block) == 1:
-            for low, value, high in zip(self._lows, block[0].tolist(), self._highs, strict=True):
+        if len(block) == 1 and len(newest) <= _FEW:
+            for low, value, high in zip(self._lows, newest, self._highs, strict=True):
                 if not low <= value <= high:
                     return False
             return True
@@ -83,11 +85,11 @@ class Quality:
             elif not low <= value <= high:
                 self._counters.out_of_range += 1
                 if channel.on_range == "clip":
-                    row[at] = min(max(value, low), high)
+                    row[at] = value = min(max(value, low), high)
                 good = channel.on_range != "missing"
             if good:
-                last[at] = row[at]
-            elif channel.on_missing == "skip" or np.isnan(last[at]):
+                last[at] = value
+            elif channel.on_missing == "skip" or math.isnan(last[at]):
                 use = False
             else:
                 row[at] = last[at]
