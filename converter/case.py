@@ -10,7 +10,7 @@ from converter.data import Validation, read_validation
 from converter.features import WindowFeatures
 from converter.frontends import Answers, Imported, import_model
 from converter.recipe import Recipe
-from converter.truth import Truth, true_classes, true_targets
+from converter.truth import Truth, require_every, true_classes, true_targets
 from edge_agent.arrays import F32
 from edge_agent.contract.errors import ConfigError
 
@@ -76,6 +76,8 @@ def open_case(recipe: Recipe) -> Case:
         truth: Truth = true_targets(validation, targets)
     else:
         truth = true_classes(validation, imported.task, labels, own=imported.labels)
+        if truth is not None and imported.task == "classification":
+            require_every(truth, labels)
     original = imported.original(validation.windows)
     return Case(recipe, imported, labels, validation, original, truth)
 

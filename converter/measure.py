@@ -154,20 +154,20 @@ def _measure_here(model: bytes, windows: F32, outputs: Sequence[Output]) -> Figu
 
 
 def _in_child(model: bytes, windows: F32, outputs: Sequence[Output]) -> Figures:
-    with tempfile.TemporaryDirectory(prefix="edge-convert-") as name:
-        folder = Path(name)
-        (folder / "model.onnx").write_bytes(model)
-        (folder / "outputs.json").write_bytes(msgspec.json.encode(list(outputs)))
-        np.save(folder / "windows.npy", windows[:_WINDOWS_N_MAX])
-        command = [sys.executable, "-m", "converter.measure", name]
-        try:
+    try:
+        with tempfile.TemporaryDirectory(prefix="edge-convert-") as name:
+            folder = Path(name)
+            (folder / "model.onnx").write_bytes(model)
+            (folder / "outputs.json").write_bytes(msgspec.json.encode(list(outputs)))
+            np.save(folder / "windows.npy", windows[:_WINDOWS_N_MAX])
+            command = [sys.executable, "-m", "converter.measure", name]
             done = subprocess.run(command, capture_output=True, timeout=CHILD_S_MAX, check=True)
-            return msgspec.json.decode(done.stdout, type=Figures)
-        except subprocess.CalledProcessError as exc:
-            last = exc.stderr.decode(errors="replace").strip().splitlines()[-1:]
-            raise InferenceError(f"the model cannot be measured: {''.join(last)}") from exc
-        except (subprocess.TimeoutExpired, msgspec.DecodeError) as exc:
-            raise InferenceError(f"the model cannot be measured: {exc}") from exc
+        return msgspec.json.decode(done.stdout, type=Figures)
+    except subprocess.CalledProcessError as exc:
+        last = exc.stderr.decode(errors="replace").strip().splitlines()[-1:]
+        raise InferenceError(f"the model cannot be measured: {''.join(last)}") from exc
+    except (OSError, subprocess.TimeoutExpired, msgspec.DecodeError) as exc:
+        raise InferenceError(f"the model cannot be measured: {exc}") from exc
 
 
 def _middle(rounds: Sequence[Figures]) -> Figures:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from converter.case import Case
 from converter.frontends import Answers
 from converter.recipe import Aim, QuantizeRecipe
-from converter.truth import Classes, Truth
+from converter.truth import Classes, Targets, Truth
 from edge_agent.arrays import F32
 from edge_agent.contract.errors import BundleError, InferenceError
 from edge_agent.contract.manifest import Figures, Output, Parity, Task, Variant
@@ -210,7 +210,7 @@ def choose(
         if losses[name] > loss_max:
             lost = f"{losses[name]:.4f} {judged[name].parity.metric}"
             return f"Not chosen: it loses {lost}, the budget is {loss_max:g}."
-        return f"Not chosen: {figure}, float32 {_said(base, aim)}; {GAIN_MIN:.0%} less is a gain."
+        return f"Not chosen: {figure}, float32 {_said(base, aim)}: no gain of {GAIN_MIN:.0%}."
 
     return tuple(
         Variant(
@@ -245,19 +245,23 @@ def _metric(
     original: Answers, converted: Answers, truth: Truth, task: Task
 ) -> tuple[Metric, float, float]:
     """Name of the metric, and its value before and after."""
-    if task == "regression":
-        assert truth is not None
-        return "r2", _r2(original.scores, truth), _r2(converted.scores, truth)
-    assert original.labels is not None
-    assert converted.labels is not None
     if task == "anomaly":
+        assert original.labels is not None
+        assert converted.labels is not None
         return "agreement", 1.0, float(np.mean(converted.labels == original.labels))
     assert truth is not None
-    before, after = np.mean(original.labels == truth), np.mean(converted.labels == truth)
-    return "accuracy", float(before), float(after)
+    name: Metric = "r2" if task == "regression" else "accuracy"
+    return name, quality(original, truth), quality(converted, truth)
 
 
-def _r2(values: NDArray[np.float64], truth: NDArray[np.float64] | Classes) -> float:
+def quality(answers: Answers, truth: Classes | Targets) -> float:
+    """Share of right labels; of a regression the coefficient of determination."""
+    if answers.labels is None:
+        return _r2(answers.scores, truth)
+    return float(np.mean(answers.labels == truth))
+
+
+def _r2(values: NDArray[np.float64], truth: Classes | Targets) -> float:
     """Coefficient of determination, 1 - SSE/SST, the mean over the targets."""
     residual = ((values - truth) ** 2).sum(axis=0)
     total = ((truth - truth.mean(axis=0)) ** 2).sum(axis=0)

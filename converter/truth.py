@@ -26,12 +26,12 @@ def true_classes(
 
     Args:
         validation: its truth is compared as text, then as a number, then by its class names.
-        task: classification must have a truth of every class; anomaly need not have any.
+        task: classification must have a truth; anomaly need not.
         labels: of the model, renamed or not.
         own: the model's own class names where ``labels`` renames them.
 
     Raises:
-        ConfigError: no label column, several, an unknown label, or a class without a window.
+        ConfigError: no label column, several, or an unknown label.
     """
     truth = validation.truth
     if truth is None and task == "anomaly":
@@ -52,10 +52,22 @@ def true_classes(
             f"data.label: {str(texts[number])!r} ({validation.unit} {validation.ends[first]}) is "
             f"no label of the model; those are {', '.join(labels)}"
         )
-    classes = np.asarray(codes, np.int64)[which]
-    if task == "classification":
-        _require_every(classes, labels)
-    return classes
+    return np.asarray(codes, np.int64)[which]
+
+
+def require_every(classes: Classes, labels: Sequence[str]) -> None:
+    """Refuse validation data that leave a class out.
+
+    Raises:
+        ConfigError: they do.
+    """
+    counts = np.bincount(classes, minlength=len(labels))
+    if (missing := np.flatnonzero(counts == 0)).size:
+        names = ", ".join(repr(labels[index]) for index in missing.tolist())
+        raise ConfigError(
+            f"data.label: no validation window has the label {names}: add recordings of it, or "
+            "nothing proves that its answers survive the conversion"
+        )
 
 
 def true_targets(validation: Validation, targets: int) -> Targets:
@@ -119,13 +131,3 @@ def _number(text: str) -> float | None:
     except ValueError:
         return None
     return number if np.isfinite(number) else None
-
-
-def _require_every(classes: Classes, labels: Sequence[str]) -> None:
-    counts = np.bincount(classes, minlength=len(labels))
-    if (missing := np.flatnonzero(counts == 0)).size:
-        names = ", ".join(repr(labels[index]) for index in missing.tolist())
-        raise ConfigError(
-            f"data.label: no validation window has the label {names}: add recordings of it, or "
-            "nothing proves that its answers survive the conversion"
-        )
