@@ -15,13 +15,12 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-from collections import Counter, deque
 from collections.abc import Callable
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Final
 
-from edge_agent import __version__, losses
+from edge_agent import __version__
 from edge_agent.capped_db import CorruptError
 from edge_agent.clock import Clock
 from edge_agent.config import OutboxConfig, UplinkConfig
@@ -29,7 +28,8 @@ from edge_agent.contract.errors import LinkError, StorageError
 from edge_agent.contract.messages import Ack, OutboxStatus, Record, decode
 from edge_agent.contract.topics import Topics
 from edge_agent.delivery import Delivery
-from edge_agent.items import BODY_BYTES_MAX, Item, Rank, item_of
+from edge_agent.intake import Intake
+from edge_agent.items import Item, Rank
 from edge_agent.link import Denied, Down, Event, Message, Port, Published, Refused, Up
 from edge_agent.outbox import Outbox
 from edge_agent.sender import Sender
@@ -38,7 +38,6 @@ log = logging.getLogger(__name__)
 
 _S: Final = 1_000_000_000
 _EVENTS_N: Final = 1_000  # link events taken in one round
-_COMMIT_N: Final = 1_000  # records that are encoded at once
 _IDLE_S: Final = 1.0  # longest wait in run(), so that its stop event is seen
 _FAULT_PAUSE_S: Final = 0.1  # shortest wait while the disk refuses
 _RETRY_S: Final = (1.0, 30.0)  # first and longest pause after the disk refused
@@ -72,7 +71,7 @@ class Uplink:
         clock: Clock,
     ) -> None:
         self._topics, self._device, self._clock = topics, device, clock
-        self._bounds, self._config = outbox, uplink
+        self._flush_s, self._config = outbox.flush_s, uplink
         self._outbox = Outbox.open(path, bytes_max=outbox.bytes_max, agent=__version__, clock=clock)
         by_collector = uplink.confirm == "collector" or (
             uplink.confirm == "auto" and self._outbox.collector_seen
@@ -86,11 +85,7 @@ class Uplink:
         self._events: SimpleQueue[Event] = SimpleQueue()
         self._port: Port | None = None
         self._sender: Sender | None = None
-        self._queue: deque[Record | Item] = deque()
-        self._taken: list[Item] = []  # encoded, not yet committed
-        self._lost: Counter[str] = Counter()
-        self._lost_lock = threading.Lock()
-        self._woken = self._pressed = False
+        self._intake = Intake(outbox.queue_n_max, self._wake)
         self._commit_ns: int | None = None  # when what is queued must be committed
         self._fault = ""
         self._corrupt: CorruptError | None = None
@@ -110,11 +105,11 @@ class Uplink:
 
         Beyond ``queue_n_max`` waiting records it is dropped, counted and said in the ledger.
         """
-        self._put(record)
+        self._intake.put(record)
 
     def send(self, topic: str, payload: bytes) -> None:
         """Take a message for a topic of the user's; otherwise as :meth:`offer`."""
-        self._put(Item(Rank.MESSAGE, payload, topic))
+        self._intake.put(Item(Rank.MESSAGE, payload, topic))
 
     def status(self) -> OutboxStatus:
         """How full the outbox is. Any thread."""
@@ -124,7 +119,7 @@ class Uplink:
             file_bytes=outbox.file_bytes,
             seq_last=outbox.seq_last,
             oldest_t=self._oldest_t if outbox.records else 0.0,
-            dropped=outbox.dropped + self._lost.total(),
+            dropped=outbox.dropped + self._intake.lost_n,
             fault=self._fault,
         )
 
@@ -143,7 +138,7 @@ class Uplink:
             device=self._device,
             config=self._config,
         )
-        self._events.put(_WAKE)
+        self._wake()
 
     def run(self, stop: threading.Event) -> None:
         """Do rounds until ``stop`` is set, seen within 1 s; then :meth:`close` may be called."""
@@ -176,8 +171,8 @@ class Uplink:
         try:
             self._retry_ns, self._commit_ns = 0, self._clock.monotonic_ns()
             self.step()
-            if self._taken or self._queue:
-                raise StorageError(f"{len(self._taken) + len(self._queue)} records: {self._fault}")
+            if self._intake:
+                raise StorageError(f"{len(self._intake)} records are lost: {self._fault}")
             while self._has_fresh and (left := end_ns - self._clock.monotonic_ns()) > 0:
                 if not self._await_event(left / _S):
                     break
@@ -187,23 +182,8 @@ class Uplink:
 
     # --- helpers ---
 
-    def _put(self, thing: Record | Item) -> None:
-        """Queue a record or message, and wake the thread if it may sleep too long."""
-        waiting = len(self._queue)
-        if waiting >= self._bounds.queue_n_max:
-            self._lose(losses.QUEUE_FULL)
-            return
-        self._queue.append(thing)
-        if not self._woken:
-            self._woken = True
-            self._events.put(_WAKE)
-        elif 2 * waiting >= self._bounds.queue_n_max and not self._pressed:
-            self._pressed = True
-            self._events.put(_WAKE)
-
-    def _lose(self, reason: str) -> None:
-        with self._lost_lock:
-            self._lost[reason] += 1
+    def _wake(self) -> None:
+        self._events.put(_WAKE)
 
     def _await_event(self, seconds: float) -> bool:
         """Wait for one event of the link or an offer, and take it; False when none came."""
@@ -259,12 +239,12 @@ class Uplink:
         if self._corrupt is not None:
             self._outbox.renew(self._corrupt)
             self._corrupt = None
+        if self._intake and self._commit_ns is None:
+            self._commit_ns = now + round(self._flush_s * _S)
+        if self._intake and (now >= (self._commit_ns or now) or self._intake.is_pressing):
+            self._intake.drain(self._keep)
+            self._commit_ns = None
         self._note_losses()
-        if self._queue or self._taken:
-            if self._commit_ns is None:
-                self._commit_ns = now + round(self._bounds.flush_s * _S)
-            if now >= self._commit_ns or 2 * len(self._queue) >= self._bounds.queue_n_max:
-                self._commit()
         if self._delivery.up:
             self._outbox.say_losses()
         records, messages = self._delivery.settled(now)
@@ -273,40 +253,23 @@ class Uplink:
         if now - self._oldest_ns >= _OLDEST_NS:
             self._oldest_t, self._oldest_ns = self._outbox.oldest_t(), now
 
-    def _commit(self) -> None:
-        """Commit what is queued at this moment."""
-        self._woken = self._pressed = False  # before counting: what comes later wakes again
-        left = len(self._queue)
-        while left or self._taken:
-            while left and len(self._taken) < _COMMIT_N:
-                self._encode(self._queue.popleft())
-                left -= 1
-            if self._taken:
-                before = self._outbox.message_position
-                accepted = self._outbox.append(self._taken)
-                del self._taken[:accepted]
-                self._delivery.appended_messages(before + 1, self._outbox.message_position)
-        self._commit_ns = None
-        self._note_losses()
-
-    def _encode(self, thing: Record | Item) -> None:
-        item = thing if isinstance(thing, Item) else item_of(thing)
-        if len(item.body) > BODY_BYTES_MAX:
-            self._lose(losses.TOO_LARGE)
-        else:
-            self._taken.append(item)
+    def _keep(self, items: list[Item]) -> int:
+        before = self._outbox.message_position
+        accepted = self._outbox.append(items)
+        self._delivery.appended_messages(before + 1, self._outbox.message_position)
+        return accepted
 
     def _note_losses(self) -> None:
         """Write down what was dropped before it reached the outbox."""
-        while self._lost:
-            with self._lost_lock:
-                reason, count = self._lost.popitem()
-            try:
+        lost = dict(self._intake.take_lost())
+        try:
+            while lost:
+                reason, count = next(iter(lost.items()))
                 self._outbox.lose(reason, count)
-            except StorageError:
-                with self._lost_lock:
-                    self._lost[reason] += count
-                raise
+                del lost[reason]
+        finally:
+            for reason, count in lost.items():
+                self._intake.lose(reason, count)
 
     def _send(self, now: int) -> None:
         if self._sender is not None and self._delivery.up:
