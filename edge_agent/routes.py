@@ -58,6 +58,11 @@ def is_exact(topic_filter: str) -> bool:
     return not (topic_filter.startswith(_SHARE) or "+" in topic_filter or "#" in topic_filter)
 
 
+def is_topic(topic: str) -> bool:
+    """Whether one may publish to it (MQTT 5, 4.7.3)."""
+    return bool(topic) and not any(letter in topic for letter in "+#\0")
+
+
 def matches(topic_filter: str, topic: str) -> bool:
     """Whether a topic filter, shared or not, covers a topic (MQTT 5, 4.7 and 4.8.2)."""
     wanted = unshared(topic_filter).split("/")

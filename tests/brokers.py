@@ -2,6 +2,8 @@
 
 ``mosquitto`` speaks MQTT 5 and 3.1.1, ``nats`` only 3.1.1. A test takes a fixture by
 ``pytest_plugins = ("brokers",)`` or uses the context managers, which take options.
+
+PYTEST_DONT_REWRITE: there are no tests here, and tests import this before pytest does.
 """
 
 from __future__ import annotations

@@ -180,8 +180,13 @@ def test_errors_of_the_caller_are_raised() -> None:
     port.publish(1, "t", b"")
     with pytest.raises(ValueError, match="in flight"):
         port.publish(1, "t", b"")
-    with pytest.raises(ValueError, match="filter"):
-        port.publish(2, "t/#", b"")
+
+
+def test_what_is_not_a_topic_is_refused() -> None:
+    _, port = started(SimulatedBroker())
+    port.publish(2, "t/#", b"")
+    (refused,) = drain(port.events)
+    assert isinstance(refused, Refused)
 
 
 @pytest.mark.parametrize(

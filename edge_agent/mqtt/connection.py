@@ -32,7 +32,7 @@ from edge_agent.mqtt.mailbox import Mailbox, MqttPort, Publish, Subscribe, Unsub
 from edge_agent.mqtt.reasons import Ended, describe, refusal
 from edge_agent.mqtt.reconnect import MQTT_3_1_1, MQTT_5, Outcome
 from edge_agent.mqtt.tls import tls_context
-from edge_agent.routes import Routes, is_exact
+from edge_agent.routes import Routes, is_topic
 
 log = logging.getLogger(__name__)
 
@@ -143,7 +143,8 @@ class Connection:
         """Do what ports ask for, wait up to ``tick_s`` for the network, read, write, keep alive."""
         self._obey(client)
         sock: Any = client.socket()
-        if self._ended is not None or sock is None:
+        if sock is None:
+            self._ended = self._ended or Ended(Outcome.LOST, "connection lost")
             return
         behind = self._mailbox.behind()  # then the broker has to wait, not our memory to grow
         decrypted = isinstance(sock, ssl.SSLSocket) and sock.pending() > 0 and not behind
@@ -189,17 +190,24 @@ class Connection:
             self._publish(client, self._waiting.popleft())
 
     def _publish(self, client: Client, publish: Publish) -> None:
-        size = len(publish.payload) + len(publish.topic.encode()) + _HEADER_BYTES
-        if not publish.topic or not is_exact(publish.topic):
-            refusal = f"{publish.topic!r} is not a topic: publish without + and #"
-        elif self._packet_bytes_max is not None and size > self._packet_bytes_max:
-            refusal = f"the broker takes at most {self._packet_bytes_max} bytes a message"
-        else:
+        try:
+            self._require_sendable(publish)
             # Its return code is no verdict: messages with code 4 (no connection) do arrive.
             info = client.publish(publish.topic, publish.payload, qos=1, retain=publish.retain)
+        except ValueError as exc:
+            self._mailbox.finish(publish, Refused(publish.token, str(exc)))
+        else:
             self._in_flight[info.mid] = publish
-            return
-        self._mailbox.finish(publish, Refused(publish.token, refusal))
+
+    def _require_sendable(self, publish: Publish) -> None:
+        """Refuse what would make the broker close the connection, now and at every attempt."""
+        if not is_topic(publish.topic):
+            raise ValueError(
+                f"{publish.topic!r} is not a topic: it may not be empty or have + or #"
+            )
+        size = len(publish.payload) + len(publish.topic.encode()) + _HEADER_BYTES
+        if self._packet_bytes_max is not None and size > self._packet_bytes_max:
+            raise ValueError(f"the broker takes at most {self._packet_bytes_max} bytes a message")
 
     def _subscribe(self, client: Client, command: Subscribe) -> None:
         command.port.subscribed = True

@@ -38,8 +38,9 @@ def describe(exc: Exception, address: Address) -> str:
     """Why there is no connection, and what to look at."""
     if isinstance(exc, ssl.SSLCertVerificationError):
         return f"TLS: {address}: certificate not accepted: {exc.verify_message}: check ca_file"
-    if isinstance(exc, ssl.SSLError):
-        return f"TLS: {address}: {exc.reason or exc}: does it speak TLS on this port?"
+    if isinstance(exc, ssl.SSLError) or (address.tls and isinstance(exc, ConnectionResetError)):
+        what = getattr(exc, "reason", None) or exc.strerror or exc
+        return f"TLS: {address}: {what}: does it speak TLS on this port?"
     if isinstance(exc, socket.gaierror):
         return f"DNS: {address.host} cannot be resolved: {exc.strerror}"
     if isinstance(exc, TimeoutError):

@@ -15,7 +15,7 @@ from queue import SimpleQueue
 import msgspec
 
 from edge_agent.link import Denied, Down, Event, Message, Published, Refused, Up
-from edge_agent.routes import Routes, is_exact, matches
+from edge_agent.routes import Routes, is_exact, is_topic, matches
 
 _NOT_AUTHORISED = "Not authorized"
 
@@ -299,16 +299,17 @@ class SimulatedPort:
         """See :meth:`edge_agent.link.Port.publish`.
 
         Raises:
-            ValueError: the token is in flight, or the topic is a filter: the caller has an error.
+            ValueError: the token is in flight: the caller has an error.
         """
-        if not is_exact(topic):
-            raise ValueError(f"{topic!r} is a filter, not a topic")
         broker, link = self.link.broker, self.link
         with broker.lock:
             if not link.connected:
                 return
             if (self.name, token) in link.in_flight:
                 raise ValueError(f"token {token} of port {self.name} is in flight already")
+            if not is_topic(topic):
+                self.events.put(Refused(token, f"{topic!r} is not a topic"))
+                return
             link.in_flight.add((self.name, token))
             link.in_flight_n_peak = max(link.in_flight_n_peak, len(link.in_flight))
             broker.receive(self, token, Sent(link.client_id, topic, payload, retain))
