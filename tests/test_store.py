@@ -75,7 +75,7 @@ def test_installing_rubbish_leaves_the_store_as_it_was(tmp_path):
     store.install(OLD)
     with pytest.raises(BundleError, match="not a bundle"):
         store.install(b"rubbish")
-    with pytest.raises(BundleError, match="absent.bundle"):
+    with pytest.raises(BundleError, match=r"absent\.bundle"):
         store.install(tmp_path / "absent.bundle")
     assert blobs(tmp_path / "store") == {digest(OLD)}
 
