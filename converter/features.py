@@ -157,7 +157,8 @@ class WindowFeatures(WindowTransformer):
             raise ValueError("WindowFeatures computes nothing: name features or bands")
         if self.taper not in {"hann", "boxcar"}:
             raise ValueError(f"unknown taper {self.taper!r}: choose hann or boxcar")
-        self._spectrum()
+        if self.bands:
+            self._spectrum()  # says what is wrong with them
         return self
 
     def onnx_form(self, graph: Graph, x: str) -> str:
@@ -185,13 +186,13 @@ class WindowFeatures(WindowTransformer):
     def _spectrum(self) -> tuple[F64, F64]:
         """The tapered Fourier basis (length, 2 * bins) and what sums its squares (.., bands)."""
         length = self._shape()[0]
-        if self.bands and not (self.rate_hz and self.rate_hz > 0):
+        if self.rate_hz is None or not self.rate_hz > 0:
             raise ValueError("bands need rate_hz, the readings per second")
-        rate = self.rate_hz or 1.0
+        rate = self.rate_hz
         k = np.arange(1, length // 2 + 1)
         frequency = k * rate / length
         inside = [_inside(frequency, low, high, rate) for low, high in self.bands]
-        used = np.any(inside, axis=0) if inside else np.zeros(len(k), dtype=bool)
+        used = np.any(inside, axis=0)
         t = np.arange(length)
         hann = 0.5 - 0.5 * np.cos(2 * np.pi * t / length)
         taper = hann if self.taper == "hann" else np.ones(length)
@@ -200,8 +201,7 @@ class WindowFeatures(WindowTransformer):
         basis = np.concatenate([np.cos(angle), np.sin(angle)], axis=1) * taper[:, None]
         weight = np.where(2 * k[used] == length, 1.0, 2.0) / (length * np.sum(taper**2))
         gather = [np.where(mask[used], weight, 0.0) for mask in inside]
-        half = np.array(gather).reshape(len(self.bands), -1).T
-        return basis, np.concatenate([half, half])
+        return basis, np.concatenate([np.transpose(gather)] * 2)
 
 
 def _inside(frequency: F64, low: float, high: float, rate: float) -> NDArray[np.bool_]:

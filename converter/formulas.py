@@ -148,6 +148,7 @@ class NumpyOps:
         return np.asarray(value, dtype=np.float64)
 
     def __call__(self, op: Op, *values: F64) -> F64:
+        """The result of an operation."""
         return np.asarray(_NUMPY[op](*values), dtype=np.float64)
 
 
@@ -167,6 +168,7 @@ class GraphOps:
         return self._graph.constant(value, np.float64)
 
     def __call__(self, op: Op, *values: str) -> str:
+        """The name of the tensor that holds the result."""
         key = (op, *values)
         if key not in self._known:
             self._known[key] = self._write(op, *values)

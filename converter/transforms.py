@@ -28,48 +28,71 @@ from converter.graph import Graph
 F64 = NDArray[np.float64]
 
 
-def centre(graph: Graph, x: str, offset: F64 | None) -> str:
+def centre(graph: Graph, x: str, offset: F64) -> str:
     """``x - offset``, as exact as float64 would give it.
 
     The offset is subtracted in two float32 parts: what the first, rounded part leaves out is
     subtracted from the difference, which is small. A sensor with a large constant part loses
     nothing.
     """
-    if offset is None or not np.any(offset):
-        return x
-    high = np.asarray(offset, dtype=np.float64).astype(np.float32)
+    high = offset.astype(np.float32)
     low = (offset - high).astype(np.float32)
     x = graph.add("Sub", x, graph.constant(high))
     return graph.add("Sub", x, graph.constant(low)) if np.any(low) else x
 
 
-def divide(graph: Graph, x: str, scale: F64 | None) -> str:
-    """``x / scale``."""
-    if scale is None or np.all(scale == 1.0):
-        return x
-    return graph.add("Div", x, graph.constant(scale))
+def _in_place(graph: Graph, x: str, op: str, values: NDArray[Any]) -> str:
+    """``x op= values`` as numpy does it: in the wider type, then rounded to float32.
+
+    With the roundings of the original, a tree behind a scaler sees the same bits.
+    """
+    if values.dtype == np.float32:
+        return graph.add(op, x, graph.constant(values))
+    wide = graph.add(op, graph.cast(x, np.float64), graph.constant(values, np.float64))
+    return graph.cast(wide, np.float32)
+
+
+def _clip(graph: Graph, x: str, low: float, high: float) -> str:
+    return graph.add("Clip", x, graph.constant(low), graph.constant(high))
 
 
 def _standard(scaler: Any, graph: Graph, x: str) -> str:
-    mean = scaler.mean_ if scaler.with_mean else None
-    return divide(graph, centre(graph, x, mean), scaler.scale_)
+    steps = [("Sub", scaler.mean_, scaler.with_mean), ("Div", scaler.scale_, scaler.with_std)]
+    used = [(op, np.asarray(values)) for op, values, wanted in steps if wanted]
+    if _rounds_parameters(scaler, used):
+        used = [(op, values.astype(np.float32)) for op, values in used]
+    for op, values in used:
+        x = _in_place(graph, x, op, values)
+    return x
+
+
+def _rounds_parameters(scaler: Any, steps: list[tuple[str, NDArray[Any]]]) -> bool:
+    """Whether this version of scikit-learn computes in float32 throughout; versions differ."""
+    middle, spread = (scaler.mean_, np.sqrt(scaler.var_)) if scaler.with_std else (0.0, 1.0)
+    grid = np.linspace(-3.0, 3.0, 64)[:, None] * np.ones(scaler.n_features_in_)
+    probe = (middle + spread * grid).astype(np.float32)
+    rounded = probe
+    for op, values in steps:
+        single = values.astype(np.float32)
+        rounded = rounded - single if op == "Sub" else rounded / single
+    return np.array_equal(rounded, scaler.transform(probe))
 
 
 def _robust(scaler: Any, graph: Graph, x: str) -> str:
-    return divide(graph, centre(graph, x, scaler.center_), scaler.scale_)
+    if scaler.with_centering:
+        x = _in_place(graph, x, "Sub", scaler.center_)
+    return _in_place(graph, x, "Div", scaler.scale_) if scaler.with_scaling else x
 
 
 def _max_abs(scaler: Any, graph: Graph, x: str) -> str:
-    return divide(graph, x, scaler.scale_)
+    x = _in_place(graph, x, "Div", scaler.scale_)
+    return _clip(graph, x, -1.0, 1.0) if getattr(scaler, "clip", False) else x
 
 
 def _min_max(scaler: Any, graph: Graph, x: str) -> str:
-    low, high = scaler.feature_range
-    x = divide(graph, centre(graph, x, scaler.data_min_), 1.0 / scaler.scale_)
-    x = graph.add("Add", x, graph.constant(low)) if low else x
-    if scaler.clip:
-        x = graph.add("Clip", x, graph.constant(low), graph.constant(high))
-    return x
+    x = _in_place(graph, x, "Mul", scaler.scale_)
+    x = _in_place(graph, x, "Add", scaler.min_)
+    return _clip(graph, x, *scaler.feature_range) if scaler.clip else x
 
 
 def _select(selector: Any, graph: Graph, x: str) -> str:
@@ -78,8 +101,12 @@ def _select(selector: Any, graph: Graph, x: str) -> str:
 
 
 def _pca(pca: Any, graph: Graph, x: str) -> str:
-    x = graph.add("MatMul", centre(graph, x, pca.mean_), graph.constant(pca.components_.T))
-    return divide(graph, x, np.sqrt(pca.explained_variance_)) if pca.whiten else x
+    x = graph.add(
+        "MatMul", centre(graph, x, np.asarray(pca.mean_)), graph.constant(pca.components_.T)
+    )
+    if not pca.whiten:
+        return x
+    return graph.add("Div", x, graph.constant(np.sqrt(pca.explained_variance_)))
 
 
 def _svd(svd: Any, graph: Graph, x: str) -> str:
