@@ -6,7 +6,6 @@ latencies are measurements of this machine and always come from ``perf_counter_n
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import threading
 from collections import deque
@@ -17,17 +16,15 @@ from typing import Final, Literal
 import numpy as np
 
 from edge_agent.arrays import F32
+from edge_agent.chain import Chain, misfit, warm_up
 from edge_agent.clock import Clock
-from edge_agent.config import DecideConfig, PipelineConfig
-from edge_agent.contract.errors import BundleError, ConfigError, InferenceError, SourceError
+from edge_agent.config import PipelineConfig
+from edge_agent.contract.errors import BundleError, InferenceError, SourceError
 from edge_agent.contract.manifest import Manifest
 from edge_agent.contract.messages import Decision, Metrics, PipelineStatus, Record
-from edge_agent.decide import Decider, require_states, resolve
 from edge_agent.infer import Model
-from edge_agent.metrics import Counters, Meters, rss_bytes
-from edge_agent.quality import Quality
+from edge_agent.metrics import Meters, rss_bytes
 from edge_agent.sources.base import Source
-from edge_agent.window import Window
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +52,7 @@ class Pipeline:
     Attributes:
         meters: what is counted and measured.
         beat_ns: monotonic time of the last turn of the loop, for a watchdog: at most about 1 s
-            ago while ``run`` is sound, whatever the source does.
+            and one inference ago while ``run`` is sound, whatever the source does.
 
     Raises:
         BundleError: the model does not fit, see :meth:`misfit`.
@@ -86,8 +83,8 @@ class Pipeline:
         self._last: Decision | None = None
         self._complained_ns = self.beat_ns - _COMPLAIN_NS
         self._synced, self._synced_ns = clock.synced(), self.beat_ns
-        self._parts: _Parts | None = None
-        self._swaps: deque[tuple[Model, threading.Event]] = deque()
+        self._chain: Chain | None = None
+        self._swaps: deque[tuple[Chain, threading.Event]] = deque()
         self._adopting = threading.Lock()
         self._over = False
         if model is not None:
@@ -123,8 +120,6 @@ class Pipeline:
                         pause_s = _REOPEN_S
                     self._pause(stop, pause_s)
                     pause_s = min(2 * pause_s, _REOPEN_MAX_S)
-                finally:
-                    self._source.close()
         except Exception as exc:
             self._state, self._fault = "failed", f"unexpected: {exc!r}"
             raise
@@ -135,50 +130,56 @@ class Pipeline:
     def _read_on(self, stop: threading.Event) -> None:
         """The main loop: open the source and take block after block of readings."""
         block = np.empty((_BLOCK_N, len(self._config.channels)), np.float32)
-        self._source.open()
-        self._state, self._fault = "running", ""
-        while not stop.is_set():
-            count = self._source.read(block)
-            given_ns = perf_counter_ns()
-            self._beat()
-            if self._swaps:
-                self._adopt()
-            if count:
-                self._take(block[:count], given_ns, stop)
+        try:
+            self._source.open()
+            self._state, self._fault = "running", ""
+            while not stop.is_set():
+                count = self._source.read(block)
+                given_ns = perf_counter_ns()
+                self._beat()
+                if self._swaps:
+                    self._adopt()
+                if count:
+                    self._take(block[:count], given_ns, stop)
+        finally:
+            self._source.close()
 
     def _take(self, block: F32, given_ns: int, stop: threading.Event) -> None:
         """Put readings into the window, and decide each window that is due."""
-        parts, counters = self._parts, self.meters.counters
-        assert parts is not None, "a source is opened only when there is a model"
+        chain, counters = self._chain, self.meters.counters
+        assert chain is not None, "a source is opened only when there is a model"
         before = counters.readings
         counters.readings = before + len(block)
         wall = self._clock.wall()
-        for at in parts.quality.clean(block):
+        for at in chain.quality.clean(block):
             if stop.is_set():
                 return
             turn_ns = perf_counter_ns()
-            if parts.window.push(block[at]):
+            if chain.window.push(block[at]):
+                window_ns = perf_counter_ns()
+                self._beat()  # a block of windows through a slow model may take seconds
                 counters.windows += 1
                 try:
-                    self._decide(parts, before + at + 1, wall, (given_ns, turn_ns))
+                    self._decide(chain, before + at + 1, wall, (given_ns, turn_ns, window_ns))
                 except InferenceError as exc:
                     self._complain(exc)
 
-    def _decide(self, parts: _Parts, reading: int, wall: float, before_ns: tuple[int, int]) -> None:
+    def _decide(
+        self, chain: Chain, reading: int, wall: float, since_ns: tuple[int, int, int]
+    ) -> None:
         """Decide the window that is due and hand the decision on."""
-        model, counters = parts.model, self.meters.counters
-        window_ns = perf_counter_ns()
-        index, score = model.answer(parts.window.view)
+        model, counters = chain.model, self.meters.counters
+        index, score = model.answer(chain.window.view)
         infer_ns = perf_counter_ns()
-        state, fired = parts.decider.step(index, score, self.beat_ns)
+        state, fired = chain.decider.step(index, score, self.beat_ns)
         decide_ns = perf_counter_ns()
         self._last = decision = Decision(
             t=wall,
             synced=self._synced,
             pipeline=self._config.name,
-            model=parts.version,
+            model=chain.version,
             reading=reading,
-            label=parts.labels[index],
+            label=chain.labels[index],
             score=score,
             values=model.values,
             state=state,
@@ -191,7 +192,7 @@ class Pipeline:
             counters.recorded += 1
             self._offer(decision)
         offer_ns = perf_counter_ns()
-        given_ns, turn_ns = before_ns
+        given_ns, turn_ns, window_ns = since_ns
         read, window, infer, decide, offer, total = self._record_stages
         read(turn_ns - given_ns)
         window(window_ns - turn_ns)
@@ -209,7 +210,7 @@ class Pipeline:
     def _await_model(self, stop: threading.Event) -> None:
         """Stay ``waiting`` until there is a model, or ``stop``."""
         self._adopt()
-        while self._parts is None and not stop.wait(_POLL_S):
+        while self._chain is None and not stop.wait(_POLL_S):
             self._beat()
             self._adopt()
 
@@ -218,13 +219,13 @@ class Pipeline:
         self._state, self._fault = "failed", str(exc)
         self.meters.counters.source_errors += 1
         log.warning("pipeline %s: %s; it will be opened again", self._config.name, exc)
-        if self._parts is not None:
-            self._parts.forget()
+        if self._chain is not None:
+            self._chain.forget()
 
     def _pause(self, stop: threading.Event, seconds: float) -> None:
         """Let time pass, still alive to the watchdog, to a stop and to new models."""
         until_ns = self._clock.monotonic_ns() + round(seconds * _NS_PER_S)
-        while self.beat_ns < until_ns and not stop.wait(min(_POLL_S, seconds)):
+        while self.beat_ns < until_ns and not stop.wait(_POLL_S):
             self._beat()
             self._adopt()
 
@@ -239,12 +240,11 @@ class Pipeline:
         """Take over the models that wait, oldest first; the last one decides from now on."""
         with self._adopting:  # after the end of run() several threads may be here
             while self._swaps:
-                model, taken = self._swaps.popleft()
-                parts = _Parts(model, self._config.decide, self.meters.counters)
-                if self._parts is not None:
-                    parts.continue_from(self._parts)
+                chain, taken = self._swaps.popleft()
+                if self._chain is not None:
+                    chain.continue_from(self._chain)
                     self.meters.counters.swaps += 1
-                self._parts = parts
+                self._chain = chain
                 taken.set()
 
     # --- any thread ------------------------------------------------------------------------------
@@ -256,46 +256,34 @@ class Pipeline:
         caller must not use it afterwards. The old model is released.
 
         Returns:
-            An event that is set when the new model decides from then on: within about 1 s, or at
-            once when ``run`` has ended; before ``run`` has begun, when it begins.
+            An event that is set when the new model decides from then on: after the read that is
+            going on (1 s at most) and the decisions on a block that was given; at once when
+            ``run`` has ended; when it begins before that.
 
         Raises:
             BundleError: the model does not fit, see :meth:`misfit`.
         """
         if fault := self.misfit(model.manifest):
             raise BundleError(fault)
-        _warm_up(model)
+        warm_up(model)
         taken = threading.Event()
-        self._swaps.append((model, taken))
+        self._swaps.append((Chain(model, self._config.decide, self.meters.counters), taken))
         if self._over:
             self._adopt()
         return taken
 
     def misfit(self, manifest: Manifest) -> str | None:
         """Say why a bundle cannot run in this pipeline; None when it can. Any thread."""
-        config = self._config
-        if manifest.name != config.model:
-            return f"pipeline {config.name} runs the model {config.model}, not {manifest.name}"
-        wanted = tuple(channel.name for channel in manifest.channels)
-        if wanted != config.channels:
-            return (
-                f"the bundle wants the channels {', '.join(wanted)}; pipeline {config.name} "
-                f"delivers {', '.join(config.channels)}"
-            )
-        try:
-            require_states(resolve(manifest.decide, config.decide), manifest)
-        except ConfigError as exc:
-            return f"pipeline {config.name}: {exc}"
-        return None
+        return misfit(self._config, manifest)
 
     def status(self) -> PipelineStatus:
         """How the pipeline is now. Any thread."""
-        parts, last = self._parts, self._last
+        chain, last = self._chain, self._last
         return PipelineStatus(
             name=self._config.name,
             model=self._config.model,
-            version=parts.version if parts else "",
-            sha256=parts.model.digest if parts else "",
+            version=chain.version if chain else "",
+            sha256=chain.model.digest if chain else "",
             state=self._state,
             fault=self._fault,
             counts=self._counts(),
@@ -317,36 +305,3 @@ class Pipeline:
 
     def _counts(self) -> dict[str, int]:
         return self.meters.counts() | self._source.faults
-
-
-class _Parts:
-    """What belongs to one model: replaced as a whole when the model is."""
-
-    def __init__(self, model: Model, override: DecideConfig, counters: Counters) -> None:
-        manifest = model.manifest
-        self.model = model
-        self.version = manifest.version
-        self.labels = manifest.labels or ("",)
-        self.quality = Quality(manifest.channels, counters)
-        self.decider = Decider(manifest.task, manifest.labels, resolve(manifest.decide, override))
-        spec = manifest.window
-        self.window = Window(spec.length, spec.hop, len(manifest.channels))
-
-    def continue_from(self, old: _Parts) -> None:
-        """Keep the readings, the last good values and the state, as far as they mean the same."""
-        self.quality.adopt(old.quality)
-        self.decider.adopt(old.decider)
-        self.window = old.window.resized(self.window.length, self.window.hop)
-
-    def forget(self) -> None:
-        """Drop the readings: a window never spans an outage of the source."""
-        self.quality.clear()
-        self.window.clear()
-
-
-def _warm_up(model: Model) -> None:
-    """Run a model once, so that its code and memory are there before the first reading."""
-    spec = model.manifest.window
-    # Zeros may be no sensible input to this model: then its code is warm all the same.
-    with contextlib.suppress(InferenceError):
-        model.answer(np.zeros((spec.length, len(model.manifest.channels)), np.float32))

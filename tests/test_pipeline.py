@@ -199,6 +199,19 @@ def test_the_cooldown_goes_by_the_injected_clock():
     assert [d.fired for d in bench.offered] == [True, False, True]
 
 
+def test_the_clock_goes_on_within_a_block():
+    clock = FakeClock()
+    bench = Bench(
+        Script(block(0, 1, 0, 1)),
+        model=model(length=1, decide=DecideSpec(cooldown_s=2)),
+        clock=clock,
+    )
+    bench.on_offer = lambda _: clock.advance(1)
+    bench.run()
+    assert [d.fired for d in bench.offered] == [True, False, True, False]
+    assert bench.pipeline.beat_ns == clock.monotonic_ns() - 1_000_000_000  # the last window
+
+
 def test_skipped_readings_are_counted_so_that_a_gap_shows():
     channels = (Channel(name="a", on_missing="skip"), Channel(name="b"))
     script = Script(block(0, np.nan, 0, 0))
@@ -258,6 +271,7 @@ def test_a_failed_source_is_opened_again_and_no_window_spans_the_outage():
     with bench.running():
         until(lambda: status().fault == "pulled out")
         assert status().state == "failed"
+        assert script.closed == 1  # while it waits nothing is held
         clock.advance(0.99)
         until(lambda: bench.pipeline.beat_ns == clock.monotonic_ns())
         assert script.opened == 1
