@@ -44,7 +44,7 @@ class Job:
 
     Attributes:
         state: as last entered; set by the owner.
-        fetch: while chunks are being fetched.
+        fetch: while chunks are being fetched; the owner ends its subscriptions, then ``pause``s.
         note: what it waits for; empty when it moves.
         retry_ns: monotonic time before which the disk is not tried again.
     """
@@ -120,7 +120,7 @@ class Job:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         if digest != sha256:
             raise BundleError("the chunks do not add up to the announced digest: publish it again")
-        self.pause()
+        partial.close()
         self._store.adopt(sha256, partial.file)
         return self._check()
 
