@@ -156,6 +156,9 @@ class AgentConfig(Settings, frozen=True, kw_only=True):
         groups: groups that this device belongs to, for ``edge-fleet publish --to GROUP``.
         broker: None runs without a network; records are kept up to the cap.
         pipelines: at least one.
+        outbox: how records are kept.
+        uplink: how they leave.
+        update: how new models are taken over.
         status_s: seconds between two status messages.
         metrics_s: seconds between two metrics records of a pipeline.
         log_level: of the log on stderr.

@@ -24,6 +24,7 @@ class Channel(msgspec.Struct, frozen=True, kw_only=True):
     """One column of a reading.
 
     Attributes:
+        name: as the source and the recording call it.
         unit: as printed, e.g. ``"g"`` or ``"degC"``; for people, never converted.
         minimum: smallest plausible value in ``unit``; None for no bound.
         maximum: largest plausible value in ``unit``; None for no bound.
