@@ -264,7 +264,7 @@ def test_a_window_on_which_the_model_fails_is_counted_and_the_next_is_decided(ca
 def test_a_failed_source_is_opened_again_and_no_window_spans_the_outage():
     clock = FakeClock()
     script = Script(
-        block(0, 0), SourceError("pulled out"), SourceError("not there"), block(1, 1, 1)
+        block(0, 0), SourceError("pulled out"), SourceError("not there"), block(np.nan, 1, 1)
     )
     bench = Bench(script, model=model(length=2), clock=clock)
     status = bench.pipeline.status
@@ -285,7 +285,9 @@ def test_a_failed_source_is_opened_again_and_no_window_spans_the_outage():
     assert status().fault == ""
     assert script.closed == script.opened == 3
     assert bench.counts["source_errors"] == 2
-    assert bench.readings == [2, 4, 5]  # not 3: it would have been half before the outage
+    # Not 3, held from before the outage; nor 4, a window half before it.
+    assert bench.readings == [2, 5]
+    assert bench.counts["skipped"] == 1
 
 
 def test_a_stop_ends_the_wait_for_a_failed_source():
@@ -362,6 +364,15 @@ def test_a_swap_to_another_length_goes_on_from_the_readings_that_there_are():
         (5, "2.0.0"),
         (6, "2.0.0"),
     ]
+
+
+def test_a_value_is_held_across_a_swap():
+    def swap() -> None:
+        bench.pipeline.swap(model(version="2.0.0", length=1))
+
+    bench = Bench(Script(block(1), swap, block(np.nan)), model=model(length=1))
+    bench.run()
+    assert [d.label for d in bench.offered] == ["move", "move"]
 
 
 def test_the_state_survives_a_swap_without_firing():
