@@ -57,6 +57,7 @@ def main() -> None:
 @click.version_option(__version__, prog_name="edge-fleet")
 def cli() -> None:
     """Publish models, collect records and look at devices, over any MQTT broker."""
+    logging.basicConfig(level=logging.WARNING, format="edge-fleet: %(message)s")
 
 
 @cli.command()
@@ -183,7 +184,7 @@ def collect(
         if summary:
             last = report(sink)
         else:
-            _log("info")
+            _log_as_a_service()
             last = run_collector(
                 broker,
                 sink,
@@ -297,11 +298,11 @@ def _tell(sentence: str) -> None:
     click.echo(sentence, err=True)
 
 
-def _log(level: str) -> None:
+def _log_as_a_service() -> None:
     logging.basicConfig(
-        level=level.upper(),
+        level=logging.INFO,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        stream=sys.stderr,
+        force=True,
     )
 
 

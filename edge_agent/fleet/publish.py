@@ -142,14 +142,15 @@ class Publisher:
 
     def _announce(self) -> Desired:
         """Publish the desired state until it, or somebody's newer one, can be read back."""
-        desired = self._desired or self._make_desired()
-        self._desired = desired
+        new = self._desired is None
+        self._desired = desired = self._desired or self._make_desired()
         payload = encode(desired)
-        for _ in range(_ROUNDS):
+        for attempt in range(_ROUNDS):
+            if new or attempt:
+                self._session.publish([(self._topic, payload)], retain=True)
             held = self._session.ask([self._topic], self._answer_s).get(self._topic)
             if held == payload or (held is not None and _revision(held) > desired.revision):
                 break
-            self._session.publish([(self._topic, payload)], retain=True)
         else:
             raise LinkError(
                 f"the broker acknowledges {self._topic} and does not keep it: "

@@ -65,8 +65,8 @@ class Session:
             left = deadline - time.monotonic()
             if left <= 0:
                 raise LinkError(
-                    f"no connection to the broker within {seconds:g} s: {self._reason}: "
-                    "check --broker and that the broker runs"
+                    f"no connection to the broker within {seconds:g} s: {self._reason} "
+                    "(give its address by --broker)"
                 )
             try:
                 self._step(left)
