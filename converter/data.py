@@ -23,6 +23,7 @@ from edge_agent.contract.manifest import Channel, WindowSpec
 
 WINDOWS_MIN: Final = 16
 WINDOW_BYTES_MAX: Final = 2**30
+_FLOAT32_MAX: Final = float(np.finfo(np.float32).max)
 
 Text = NDArray[np.str_]
 
@@ -145,7 +146,7 @@ def _number(where: str, column: str, cell: str) -> float:
         number = float(text)
     except ValueError:
         raise ConfigError(f"{where}: column {column!r}: {text!r} is not a number") from None
-    if not abs(number) <= np.finfo(np.float32).max:
+    if not abs(number) <= _FLOAT32_MAX:
         raise ConfigError(
             f"{where}: column {column!r}: {text} is not a finite float32 number: {_FIX}"
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -25,7 +25,8 @@ def true_classes(
     """The true label of each window as an index into ``labels``; None when there is no truth.
 
     Args:
-        validation: its truth is compared as text, then as a number, then by its class names.
+        validation: its truth may hold indices into its class names, labels, the model's own
+            class names, or for anomaly 1 and -1 or 0 and 1.
         task: classification must have a truth; anomaly need not.
         labels: of the model, renamed or not.
         own: the model's own class names where ``labels`` renames them.
@@ -39,12 +40,7 @@ def true_classes(
     if truth is None or truth.shape[1] != 1:
         raise ConfigError(f"data.label: {task} needs one label column or array")
     texts, which = np.unique(truth[:, 0], return_inverse=True)
-    codes = _codes(texts.tolist(), labels, own, validation.classes)
-    if task == "anomaly" and None in codes:
-        codes = next(
-            ([code[text] for text in texts] for code in _ANOMALY_CODES if set(texts) == set(code)),
-            codes,
-        )
+    codes = _codes(texts.tolist(), task, labels, own, validation.classes)
     if None in codes:
         number = codes.index(None)
         first = int(np.flatnonzero(which == number)[0])
@@ -100,23 +96,39 @@ def true_targets(validation: Validation, targets: int) -> Targets:
 
 
 def _codes(
-    texts: Sequence[str], labels: Sequence[str], own: Sequence[str], classes: Sequence[str]
+    texts: Sequence[str],
+    task: Task,
+    labels: Sequence[str],
+    own: Sequence[str],
+    classes: Sequence[str],
 ) -> list[int | None]:
-    """The index of each text in the model's labels, None where it is unknown."""
-    known: dict[str | float, int] = {}
-    for names in (own, labels):  # a name in `labels` wins over the model's own
-        known |= {key: index for index, name in enumerate(names) for key in _keys(name)}
+    """The index of each text in the model's labels, None where it is unknown.
 
-    def code(text: str) -> int | None:
-        for key in _keys(text):
-            if key in known:
-                return known[key]
-        number = _number(text)
-        if number is not None and number.is_integer() and 0 <= number < len(classes):
-            return known.get(classes[int(number)])
-        return None
+    The first way to read the labels under which all of them are known holds for all of them.
+    """
+    by_label = _numbered(labels)
+    named = {str(index): by_label[name] for index, name in enumerate(classes) if name in by_label}
+    ways: list[Mapping[str | float, int]] = [_with_numbers(named), by_label, _numbered(own)]
+    if task == "anomaly" and len(texts) == 2:  # 1 alone is normal in one code, not in the other
+        ways += [_with_numbers(code) for code in _ANOMALY_CODES]
+    for way in ways:
+        found = [_look_up(way, text) for text in texts]
+        if None not in found:
+            return found
+    return [_look_up(by_label, text) for text in texts]
 
-    return [code(text) for text in texts]
+
+def _look_up(way: Mapping[str | float, int], text: str) -> int | None:
+    return next((way[key] for key in _keys(text) if key in way), None)
+
+
+def _numbered(names: Sequence[str]) -> Mapping[str | float, int]:
+    return _with_numbers({name: index for index, name in enumerate(names)})
+
+
+def _with_numbers(indices: Mapping[str, int]) -> Mapping[str | float, int]:
+    """The same indices under every key of each name."""
+    return {key: index for name, index in indices.items() for key in _keys(name)}
 
 
 def _keys(text: str) -> list[str | float]:
