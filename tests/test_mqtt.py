@@ -113,6 +113,17 @@ def test_a_close_without_an_answer_falls_back_for_one_connection() -> None:
         assert until(port, Up) == Up(5)
 
 
+def test_a_forced_version_that_the_broker_does_not_speak_is_named(nats_broker: Broker) -> None:
+    with running(nats_broker.url, protocol="5") as port:
+        assert "`protocol`" in until(port, Down).reason
+
+
+def test_something_that_is_not_a_broker_is_named() -> None:
+    with ScriptedBroker() as broker, running(broker.url, protocol="5") as port:
+        broker.accept().sock.close()
+        assert "is it an MQTT broker?" in until(port, Down).reason
+
+
 # What becomes of a publish
 
 

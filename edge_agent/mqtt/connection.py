@@ -44,6 +44,12 @@ FLUSH_S: Final = 0.5  # for the DISCONNECT to leave
 TICK_S: Final = 1.0  # paho's keep-alive, 5 s at least, is looked after this often
 BEHIND_S: Final = 0.02  # between two looks at a port that is behind
 _NAMES: Final = {MQTT_5: "5", MQTT_3_1_1: "3.1.1"}
+_LOST: Final = "connection lost"
+_PLAINER: Final = {  # what paho calls the ends that it finds itself
+    "Unspecified error": _LOST,
+    "Keep alive timeout": "nothing came within the keep-alive time",
+    "Normal disconnection": "stopped",
+}
 _HEADER_BYTES: Final = 16  # at least what PUBLISH has beside topic and payload
 
 
@@ -144,7 +150,7 @@ class Connection:
         self._obey(client)
         sock: Any = client.socket()
         if sock is None:
-            self._ended = self._ended or Ended(Outcome.LOST, "connection lost")
+            self._ended = self._ended or Ended(Outcome.LOST, _LOST)
             return
         behind = self._mailbox.behind()  # then the broker has to wait, not our memory to grow
         decrypted = isinstance(sock, ssl.SSLSocket) and sock.pending() > 0 and not behind
@@ -262,14 +268,14 @@ class Connection:
         if self._ended is not None:
             return
         name = code.getName()
+        what = _PLAINER.get(name, name)
         if self._up_since_s is None:
-            reason = "closed the connection without an answer: is it an MQTT broker?"
-            self._ended = Ended(Outcome.SILENT, f"{self._profile.address} {reason}")
+            reason = f"{self._profile.address}: {what} before any answer: is it an MQTT broker?"
+            self._ended = Ended(Outcome.SILENT, reason)
         elif flags.is_disconnect_packet_from_server:
             self._ended = Ended(Outcome.LOST, f"the broker closed the connection: {name}")
         else:
-            known = {"Unspecified error": "connection lost", "Normal disconnection": "stopped"}
-            self._ended = Ended(Outcome.LOST, known.get(name, name))
+            self._ended = Ended(Outcome.LOST, what)
 
     def _on_publish(
         self, _client: Client, _data: Any, mid: int, code: ReasonCode, _: Properties

@@ -36,7 +36,8 @@ class SimulatedBroker:
         protocol: 5, or 4 for MQTT 3.1.1, where a publish that is denied is acknowledged all the
             same.
         first_silence: after a restart, the first subscription to each exact topic brings no
-            retained message, the second one does; nats-server behaves so.
+            retained message, the second one does. Harsher than nats-server, which after a kill
+            answers the first exact subscription of all with nothing.
 
     Attributes:
         retained: retained payloads by topic; a test may change it.
