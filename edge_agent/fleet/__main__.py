@@ -228,9 +228,10 @@ def status(
     from edge_agent.fleet.views import STATUS_HEADER, clean, status_notes, status_rows
 
     topics = Topics(broker.prefix)
+    wanted = topics.status(_device(device))
     with open_session(broker) as session:
         session.connect(connect_s)
-        answers = session.ask_all([topics.status(_device(device))], wait_s)
+        answers = session.ask_all([wanted], wait_s)
     statuses, faults = read_statuses(topics, answers)
     for fault in faults:
         _tell(clean(fault))
