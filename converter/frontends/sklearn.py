@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -178,9 +179,7 @@ def _original(model: Any, task: Task) -> Callable[[F32], Answers]:
     def answer(batch: F32) -> Answers:
         rows = np.asarray(batch, dtype=np.float32)
         rows = rows if windows else rows.reshape(len(rows), -1)
-        with warnings.catch_warnings():
-            # Trained on a data frame, asked with an array: the order is checked on import.
-            warnings.filterwarnings("ignore", message="X does not have valid feature names")
+        with _unnamed_inputs():
             return _ask(model, task, rows)
 
     return answer
@@ -226,7 +225,16 @@ def _probe(original: Callable[[F32], Answers], model: Any, task: Task, shape: _S
 def _lower(model: Any, graph: Graph) -> Head:
     """The nodes of the whole model."""
     x = INPUT_NAME if _takes_windows(model) else graph.add("Flatten", INPUT_NAME, axis=1)
-    return lower_head(model, graph, x)
+    with _unnamed_inputs():
+        return lower_head(model, graph, x)
+
+
+@contextmanager
+def _unnamed_inputs() -> Iterator[None]:
+    """Ask with arrays what was trained on a data frame; the order is checked on import."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="X does not have valid feature names")
+        yield
 
 
 def _outputs(task: Task, head: Head, width: int) -> tuple[Output, ...]:

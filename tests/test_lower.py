@@ -1,0 +1,407 @@
+"""ONNX forms: every one answers as its original does, in any batch size."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from onnx import helper
+from onnx_runs import assert_same_answers, labels_of, run
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.compose import ColumnTransformer
+from sklearn.covariance import EllipticEnvelope
+from sklearn.datasets import load_breast_cancer, load_diabetes, load_iris
+from sklearn.decomposition import PCA
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.ensemble import (
+    AdaBoostClassifier,
+    ExtraTreesClassifier,
+    GradientBoostingClassifier,
+    GradientBoostingRegressor,
+    HistGradientBoostingClassifier,
+    HistGradientBoostingRegressor,
+    IsolationForest,
+    RandomForestClassifier,
+    RandomForestRegressor,
+    StackingClassifier,
+    StackingRegressor,
+    VotingClassifier,
+    VotingRegressor,
+)
+from sklearn.feature_selection import SelectKBest
+from sklearn.linear_model import (
+    LinearRegression,
+    LogisticRegression,
+    Ridge,
+    RidgeClassifier,
+    SGDClassifier,
+    SGDOneClassSVM,
+)
+from sklearn.model_selection import GridSearchCV
+from sklearn.naive_bayes import GaussianNB
+from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor, LocalOutlierFactor
+from sklearn.neural_network import MLPClassifier, MLPRegressor
+from sklearn.pipeline import make_pipeline, make_union
+from sklearn.preprocessing import (
+    MaxAbsScaler,
+    MinMaxScaler,
+    PolynomialFeatures,
+    RobustScaler,
+    StandardScaler,
+)
+from sklearn.svm import SVC, SVR, LinearSVC, NuSVC, OneClassSVM
+from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor, ExtraTreeClassifier
+
+from converter.frontends.sklearn import import_estimator
+from converter.trees import float32_cut
+from edge_agent.contract.errors import ConfigError
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+]
+
+
+def imported(estimator, x, **options):
+    names = tuple(f"c{i}" for i in range(x.shape[1]))
+    return import_estimator(estimator, length=1, channels=names, rate_hz=1.0, **options)
+
+
+def rows(x):
+    return x.astype(np.float32)[:, None, :]
+
+
+def operators(model):
+    return [node.op_type for node in model.graph.node]
+
+
+def iris(kind=np.asarray):
+    x, y = load_iris(return_X_y=True)
+    return x.astype(np.float32), kind(y)
+
+
+def cancer():
+    x, y = load_breast_cancer(return_X_y=True)
+    return x.astype(np.float32), np.array(["malignant", "benign"])[y]
+
+
+def diabetes(targets=1):
+    x, y = load_diabetes(return_X_y=True)
+    return x, y if targets == 1 else np.stack([y, -3.0 * y], axis=1)
+
+
+def members():
+    return [
+        ("linear", make_pipeline(StandardScaler(), LogisticRegression())),
+        ("forest", RandomForestClassifier(8, random_state=0)),
+        ("boosted", HistGradientBoostingClassifier(max_iter=3, random_state=0)),
+    ]
+
+
+CLASSIFIERS = [
+    LogisticRegression(max_iter=50),
+    LinearDiscriminantAnalysis(),
+    LinearSVC(random_state=0),
+    RidgeClassifier(),
+    make_pipeline(StandardScaler(), SGDClassifier(random_state=0)),
+    make_pipeline(StandardScaler(), SGDClassifier(loss="log_loss", random_state=0)),
+    make_pipeline(StandardScaler(), MLPClassifier((8, 5), max_iter=20, random_state=0)),
+    make_pipeline(
+        RobustScaler(), MLPClassifier((8,), activation="tanh", max_iter=20, random_state=0)
+    ),
+    make_pipeline(MinMaxScaler(), MLPClassifier((8,), activation="logistic", max_iter=20)),
+    DecisionTreeClassifier(random_state=0),
+    ExtraTreeClassifier(random_state=0),
+    RandomForestClassifier(20, random_state=0),
+    ExtraTreesClassifier(20, max_depth=4, random_state=0),
+    GradientBoostingClassifier(n_estimators=5, random_state=0),
+    HistGradientBoostingClassifier(max_iter=5, random_state=0),
+    make_pipeline(StandardScaler(), SVC()),
+    SVC(kernel="linear"),
+    make_pipeline(StandardScaler(), SVC(kernel="poly", break_ties=True)),
+    make_pipeline(StandardScaler(), SVC(kernel="sigmoid")),
+    make_pipeline(StandardScaler(), NuSVC(nu=0.2)),
+    make_pipeline(StandardScaler(), SVC(probability=True, random_state=0)),
+    VotingClassifier(members(), voting="soft", weights=[1, 2, 3]),
+    StackingClassifier(members(), cv=2),
+    StackingClassifier(members()[:2], LogisticRegression(), passthrough=True, cv=2),
+    GridSearchCV(RandomForestClassifier(5, random_state=0), {"max_depth": [2, 4]}, cv=2),
+    GaussianNB(),
+    KNeighborsClassifier(),
+    CalibratedClassifierCV(LinearSVC(random_state=0), cv=2),
+    AdaBoostClassifier(n_estimators=4, random_state=0),
+]
+
+
+@pytest.mark.parametrize("data", [iris, cancer])
+@pytest.mark.parametrize("estimator", CLASSIFIERS, ids=lambda e: type(e).__name__)
+def test_classifiers(estimator, data):
+    x, y = data()
+    assert_same_answers(imported(estimator.fit(x, y), x), rows(x), atol=1e-5)
+
+
+REGRESSORS = [
+    LinearRegression(),
+    Ridge(),
+    make_pipeline(
+        StandardScaler(), MLPRegressor(hidden_layer_sizes=(8,), max_iter=20, random_state=0)
+    ),
+    DecisionTreeRegressor(random_state=0),
+    RandomForestRegressor(10, random_state=0),
+    GradientBoostingRegressor(n_estimators=5, random_state=0),
+    GradientBoostingRegressor(n_estimators=5, init="zero", loss="huber", random_state=0),
+    HistGradientBoostingRegressor(max_iter=5),
+    HistGradientBoostingRegressor(max_iter=5, loss="poisson"),
+    SVR(),
+    SVR(kernel="linear"),
+    VotingRegressor([("a", Ridge()), ("b", RandomForestRegressor(3))], weights=[1, 3]),
+    StackingRegressor([("a", Ridge()), ("b", RandomForestRegressor(3))], cv=2),
+    KNeighborsRegressor(),
+]
+
+
+@pytest.mark.parametrize("estimator", REGRESSORS, ids=lambda e: type(e).__name__)
+def test_regressors(estimator):
+    x, y = diabetes()
+    assert_same_answers(imported(estimator.fit(x, y), x), rows(x))
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        Ridge(),
+        RandomForestRegressor(5),
+        MLPRegressor(hidden_layer_sizes=(4,), max_iter=5),
+        KNeighborsRegressor(),
+    ],
+    ids=lambda e: type(e).__name__,
+)
+def test_several_targets(estimator):
+    x, y = diabetes(targets=2)
+    model = imported(estimator.fit(x, y), x)
+    assert model.outputs[0].width == 2
+    assert_same_answers(model, rows(x))
+
+
+DETECTORS = [
+    IsolationForest(n_estimators=20, random_state=0),
+    IsolationForest(
+        n_estimators=20, max_features=0.5, max_samples=3, contamination=0.1, random_state=0
+    ),
+    OneClassSVM(nu=0.2),
+    make_pipeline(StandardScaler(), OneClassSVM(kernel="poly", nu=0.2)),
+    EllipticEnvelope(random_state=0),
+    SGDOneClassSVM(random_state=0),
+]
+
+
+@pytest.mark.parametrize("estimator", DETECTORS, ids=lambda e: type(e).__name__)
+def test_outlier_detectors(estimator):
+    x, _ = iris()
+    model = imported(estimator.fit(x), x)
+    assert model.labels == ("normal", "anomaly")
+    assert_same_answers(model, rows(x))
+    assert model.original(rows(x)).labels.any()  # there are both kinds among these rows
+
+
+def test_a_local_outlier_factor_keeps_its_labels():
+    x, _ = iris()
+    model = imported(LocalOutlierFactor(novelty=True).fit(x), x)
+    got, want = run(model.graph, rows(x)), model.original(rows(x))
+    np.testing.assert_array_equal(labels_of(model, got), want.labels)
+    np.testing.assert_allclose(got["scores"], want.scores, atol=5e-3)
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        MinMaxScaler((-1, 2), clip=True),
+        MaxAbsScaler(),
+        PCA(3),
+        PCA(2, whiten=True),
+        SelectKBest(k=2),
+        PolynomialFeatures(2),
+        ColumnTransformer(
+            [("a", StandardScaler(), [2, 0]), ("b", "drop", [1])], remainder="passthrough"
+        ),
+        make_union(StandardScaler(), PCA(2)),
+    ],
+    ids=lambda step: type(step).__name__,
+)
+def test_transformers_before_a_model(step):
+    x, y = iris()
+    model = make_pipeline(step, LogisticRegression(max_iter=300)).fit(x, y)
+    assert_same_answers(imported(model, x), rows(x), atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+@pytest.mark.parametrize(
+    "scaler",
+    [
+        StandardScaler(),
+        StandardScaler(with_std=False),
+        RobustScaler(),
+        MaxAbsScaler(),
+        MinMaxScaler(),
+    ],
+    ids=lambda scaler: type(scaler).__name__,
+)
+def test_a_tree_behind_a_scaler_sees_the_same_bits(scaler, kind):
+    """A forest that memorised noise answers differently for one unit in the last place."""
+    rng = np.random.default_rng(3)
+    x = (rng.normal(size=(400, 3)) * [1.0, 50.0, 1e-3] + [3.0, 1e4, 7.0]).astype(np.float32)
+    y = rng.integers(0, 2, 400)
+    model = make_pipeline(scaler, DecisionTreeClassifier(random_state=0)).fit(x.astype(kind), y)
+    assert_same_answers(imported(model, x), rows(x))
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [DecisionTreeClassifier(), HistGradientBoostingClassifier(min_samples_leaf=1, max_iter=1)],
+    ids=lambda e: type(e).__name__,
+)
+def test_thresholds_between_neighbouring_floats(estimator):
+    """The midpoint of two neighbouring float32 is no float32: rounding it up would flip one."""
+    lows = np.random.default_rng(0).uniform(1e2, 1e6, 40).astype(np.float32)
+    for low in lows:
+        high = np.nextafter(low, np.float32(np.inf))
+        x = np.repeat(np.array([[low], [high]], dtype=np.float32), 20, axis=0)
+        model = imported(estimator.fit(x, np.repeat([0, 1], 20)), x)
+        want = model.original(rows(x)).labels
+        np.testing.assert_array_equal(want, np.repeat([0, 1], 20))
+        np.testing.assert_array_equal(labels_of(model, run(model.graph, rows(x))), want)
+
+
+@given(st.floats(allow_nan=False, width=64))
+def test_the_cut_is_the_largest_float32_not_above(threshold):
+    cut = float32_cut(np.array([threshold]))[0]
+    assert cut.dtype == np.float32
+    assert float(cut) <= threshold
+    with np.errstate(over="ignore"):
+        above = np.nextafter(cut, np.float32(np.inf))
+    assert threshold == np.inf or float(above) > threshold
+
+
+def test_missing_values_take_the_learned_side():
+    x, y = iris()
+    x = x.copy()
+    x[::5, 2] = np.nan
+    estimator = HistGradientBoostingClassifier(max_iter=4, random_state=0).fit(x, y)
+    assert_same_answers(imported(estimator, x), rows(x))
+
+
+def test_a_forest_is_one_node_without_zero_weights():
+    x, y = iris()
+    model = imported(RandomForestClassifier(20, random_state=0).fit(x, y), x).graph
+    assert operators(model) == ["Flatten", "TreeEnsembleRegressor"]
+    attributes = {a.name: helper.get_attribute_value(a) for a in model.graph.node[1].attribute}
+    assert 0.0 not in attributes["target_weights"]
+
+
+def test_an_isolation_forest_is_one_tree_node_and_three_others():
+    x, _ = iris()
+    model = imported(IsolationForest(n_estimators=20, random_state=0).fit(x), x).graph
+    assert operators(model) == ["Flatten", "TreeEnsembleRegressor", "Mul", "Exp", "Add"]
+
+
+def test_an_even_vote_of_trees_is_a_tie_as_in_the_original():
+    x = np.arange(8, dtype=np.float32)[:, None]
+    forest = RandomForestClassifier(4, max_depth=1, random_state=1).fit(x, [0, 1] * 4)
+    model = imported(forest, x)
+    even = np.isclose(forest.predict_proba(x)[:, 0], 0.5)
+    got = labels_of(model, run(model.graph, rows(x)))
+    np.testing.assert_array_equal(got[even], model.original(rows(x)).labels[even])
+
+
+def test_a_net_is_made_of_layers_that_can_be_quantized_and_the_scaler_is_not():
+    x, y = iris()
+    model = imported(make_pipeline(StandardScaler(), MLPClassifier((4,), max_iter=5)).fit(x, y), x)
+    names = {node.name: node.op_type for node in model.graph.graph.node}
+    assert operators(model.graph) == ["Flatten", "Sub", "Div", "Gemm", "Relu", "Gemm", "Softmax"]
+    assert {names[name] for name in model.keep_float} == {
+        "Flatten",
+        "Sub",
+        "Div",
+        "Relu",
+        "Softmax",
+    }
+
+
+def test_a_label_output_is_there_only_where_it_is_not_the_argmax():
+    x, y = iris()
+    for estimator, expected in (
+        (LogisticRegression(max_iter=50), ["scores"]),
+        (RandomForestClassifier(3), ["scores"]),
+        (SVC(), ["scores", "label"]),
+    ):
+        outputs = imported(estimator.fit(x, y), x).outputs
+        assert [output.name for output in outputs] == expected
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        lambda y: y + 5,
+        lambda y: -y,
+        lambda y: y.astype(np.float64),
+        lambda y: np.array(["c", "a", "b"])[y],
+        lambda y: y > 0,
+    ],
+    ids=["numbers", "negative", "floats", "strings", "booleans"],
+)
+@pytest.mark.parametrize("estimator", [LogisticRegression(max_iter=50), KNeighborsClassifier()])
+def test_any_kind_of_class_name(estimator, names):
+    x, y = iris(names)
+    model = imported(estimator.fit(x, y), x)
+    assert model.labels == tuple(str(label) for label in np.unique(y).tolist())
+    assert_same_answers(model, rows(x))
+
+
+class Halve:
+    """A user's own transformer, with and without its ONNX form."""
+
+    n_features_in_ = 4
+
+    def fit(self, x, y=None):
+        return self
+
+    def transform(self, x):
+        return x / np.float32(2)
+
+
+class HalveWithForm(Halve):
+    def onnx_form(self, graph, x):
+        return graph.add("Mul", x, graph.constant(0.5))
+
+
+def test_an_own_transformer_exports_by_its_method():
+    x, y = iris()
+    model = make_pipeline(HalveWithForm(), LogisticRegression(max_iter=50)).fit(x, y)
+    assert_same_answers(imported(model, x), rows(x))
+
+
+def test_an_own_transformer_without_a_form_is_refused_by_name():
+    x, y = iris()
+    model = make_pipeline(Halve(), LogisticRegression(max_iter=50)).fit(x, y)
+    with pytest.raises(ConfigError, match=r"test_lower\.Halve has no ONNX form.*onnx_form"):
+        imported(model, x)
+
+
+@pytest.mark.parametrize(
+    ("estimator", "says"),
+    [
+        (GradientBoostingClassifier(n_estimators=2, init=LogisticRegression()), "init="),
+        (SGDClassifier(loss="modified_huber"), "modified_huber"),
+        (SVC(decision_function_shape="ovo"), "decision_function_shape"),
+        (SVC(kernel=lambda a, b: a @ b.T), "with kernel="),
+        (VotingClassifier([("a", LogisticRegression())]), "voting='soft'"),
+        (CalibratedClassifierCV(RandomForestClassifier(5), method="isotonic"), "no right ONNX"),
+    ],
+    ids=["boosting", "huber", "ovo", "kernel", "hard vote", "isotonic"],
+)
+def test_what_has_no_right_form_is_refused_by_name(estimator, says):
+    x, y = iris()
+    with pytest.raises(ConfigError, match=says) as caught:
+        imported(estimator.fit(x, y), x)
+    assert type(estimator).__name__ in str(caught.value)
