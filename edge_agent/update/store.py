@@ -51,6 +51,10 @@ class Store:
         folder: made when absent; its parent must exist.
         disk: the file operations.
 
+    Attributes:
+        repaired: what was wrong with pointers that were damaged when the store was opened, and
+            what was done about it, by model. It has been logged.
+
     Raises:
         StorageError: unusable, or of a newer format; then nothing is touched.
     """
@@ -71,6 +75,8 @@ class Store:
         for part in (self._blobs, self._partial, self._models):
             self._disk.make_folder(part)
         self._disk.sync(folder)
+        faults = {model: self.repair(model) for model in self._names()}
+        self.repaired = {model: fault for model, fault in faults.items() if fault}
 
     def pointer(self, model: str) -> Pointer:
         """What is known of a model; an empty pointer when nothing is.
@@ -88,7 +94,7 @@ class Store:
         """Put the earlier pointer, or an empty one, in the place of a damaged one.
 
         Returns:
-            What was wrong and what was done; None when nothing was.
+            What was wrong and what was done, logged too; None when nothing was.
 
         Raises:
             StorageError: unusable, or of a newer format.
@@ -101,6 +107,7 @@ class Store:
                 new = earlier or Pointer(model=model)
                 self._disk.replace(self._pointer_path(model), msgspec.json.encode(new))
             outcome = "the one before is used" if earlier else "no model until one is installed"
+            log.error("%s; %s", exc, outcome)  # noqa: TRY400 (a traceback says nothing about it)
             return f"{exc}; {outcome}"
         return None
 
@@ -151,8 +158,7 @@ class Store:
         data = bundle if isinstance(bundle, bytes) else _content(bundle)
         parsed = parse_bundle(data)
         name, version = parsed.manifest.name, parsed.manifest.version
-        if fault := self.repair(name):
-            log.error("%s", fault)
+        self.repair(name)
         with self._locked():
             old = self.pointer(name)
             self._disk.replace(self.path(parsed.digest), data)
@@ -210,10 +216,14 @@ class Store:
                     with storage(folder):
                         shutil.rmtree(folder)
 
+    def _names(self) -> set[str]:
+        """The models that have a pointer, or had one before it got lost."""
+        return {file.name.split(".")[0] for file in self._models.glob("[!.]*.json")}
+
     def _used(self) -> set[str]:
         """Digests that a pointer names, or the earlier one where it is damaged."""
         used: set[str] = set()
-        for model in {file.name.split(".")[0] for file in self._models.glob("[!.]*.json")}:
+        for model in self._names():
             try:
                 pointer = self.pointer(model)
             except DamagedError:

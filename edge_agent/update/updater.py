@@ -57,7 +57,7 @@ class Updater:
         clock: the time.
 
     Raises:
-        StorageError: a pointer is of a newer format, or cannot be read.
+        StorageError: a pointer cannot be read.
     """
 
     def __init__(
@@ -274,12 +274,10 @@ class Updater:
     # --- the store ---
 
     def _open(self, model: str) -> int:
-        """Put a damaged pointer right, take up where it ends; returns the revision it settled."""
-        fault = self._store.repair(model)
+        """Take up where the pointer ends; returns the revision that it settled."""
         pointer = self._store.pointer(model)
         self._reports.restore(pointer)
-        if fault:
-            log.error("%s", fault)
+        if fault := self._store.repaired.get(model):
             self._reports.enter(model, pointer.current, "refused", fault)
         return pointer.revision
 
