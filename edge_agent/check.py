@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from edge_agent.chain import misfit
 from edge_agent.config import AgentConfig, BrokerConfig, PipelineConfig
 from edge_agent.contract.bundle import Bundle, read_bundle
 from edge_agent.contract.errors import ConfigError
@@ -64,22 +65,13 @@ def _files(config: AgentConfig, base: Path) -> Iterator[tuple[str, str]]:
 
 
 def require_fit(pipeline: PipelineConfig, manifest: Manifest) -> None:
-    """Check that a bundle is for this pipeline's model and channels.
+    """Check that a bundle can run in a pipeline.
 
     Raises:
-        ConfigError: it is not.
+        ConfigError: it cannot.
     """
-    wanted = tuple(channel.name for channel in manifest.channels)
-    if manifest.name != pipeline.model:
-        raise ConfigError(
-            f"pipeline {pipeline.name} runs the model {pipeline.model!r}, "
-            f"its bundle holds {manifest.name!r}"
-        )
-    if wanted != pipeline.channels:
-        raise ConfigError(
-            f"pipeline {pipeline.name} gives {', '.join(pipeline.channels)}, "
-            f"its bundle wants {', '.join(wanted)}"
-        )
+    if fault := misfit(pipeline, manifest):
+        raise ConfigError(fault)
 
 
 def _lines(config: AgentConfig, base: Path, bundles: dict[str, Bundle]) -> Iterator[str]:

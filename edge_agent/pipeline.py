@@ -140,20 +140,21 @@ class Pipeline:
                 if self._swaps:
                     self._adopt()
                 if count:
-                    self._take(block[:count], given_ns, stop)
+                    self._take(block[:count], given_ns)
         finally:
             self._source.close()
 
-    def _take(self, block: F32, given_ns: int, stop: threading.Event) -> None:
-        """Put readings into the window, and decide each window that is due."""
+    def _take(self, block: F32, given_ns: int) -> None:
+        """Put readings into the window, and decide each window that is due.
+
+        A stop waits for the whole block: what the source has given is not given again.
+        """
         chain, counters = self._chain, self.meters.counters
         assert chain is not None, "a source is opened only when there is a model"
         before = counters.readings
         counters.readings = before + len(block)
         wall = self._clock.wall()
         for at in chain.quality.clean(block):
-            if stop.is_set():
-                return
             turn_ns = perf_counter_ns()
             if chain.window.push(block[at]):
                 window_ns = perf_counter_ns()

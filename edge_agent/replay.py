@@ -140,6 +140,16 @@ def replay(
     )
 
 
+def format_line(decision: Replayed) -> str:
+    """One decision for people to read."""
+    truth = "" if decision.truth is None else f"  truth {decision.truth}"
+    fired = "  fired" if decision.fired else ""
+    return (
+        f"{decision.recording}:{decision.reading:<7} {decision.t:9.2f} s  "
+        f"{decision.label} {decision.score:.4f}  state {decision.state or '-'}{truth}{fired}"
+    )
+
+
 def format_text(result: ReplayResult) -> str:
     """The result for people to read."""
     counts = result.counts

@@ -307,11 +307,11 @@ def test_an_error_that_nobody_foresaw_ends_the_pipeline_and_shows():
     assert script.closed == 1
 
 
-def test_a_stop_is_honoured_between_two_readings_of_a_block():
+def test_a_stop_waits_for_the_readings_that_the_source_has_given():
     bench = Bench(Script(block(0, 1, 0, 1, 0)), model=model(length=1))
     bench.on_offer = lambda decision: bench.stop.set() if decision.reading == 3 else None
     bench.run()
-    assert bench.readings == [1, 2, 3]
+    assert bench.readings == [1, 2, 3, 4, 5]
 
 
 # --- models ---------------------------------------------------------------------------------------
