@@ -42,13 +42,19 @@ def task_of(estimator: Any) -> Task:
     Raises:
         ConfigError: it is none of the three.
     """
+    if not hasattr(estimator, "predict"):
+        raise ConfigError(_no_model(estimator))
     if is_classifier(estimator):
         return "classification"
     if is_regressor(estimator):
         return "regression"
     if is_outlier_detector(estimator):
         return "anomaly"
-    raise ConfigError(
+    raise ConfigError(_no_model(estimator))
+
+
+def _no_model(estimator: Any) -> str:
+    return (
         f"{type(estimator).__name__} is not a classifier, regressor or outlier detector: "
         "build the bundle from a model that ends in one"
     )

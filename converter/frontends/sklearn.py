@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection._search import BaseSearchCV
 from sklearn.pipeline import FeatureUnion, Pipeline
@@ -95,13 +96,21 @@ def _prepend(estimator: Any, features: FeatureSpec | None, shape: _Shape) -> Any
         raise ConfigError(
             f"{_describe(estimator)} computes its own features: leave 'features' out of the recipe"
         )
-    step = features
-    if not isinstance(step, WindowFeatures):
+    if isinstance(features, WindowFeatures):
+        step = clone(features)
+    else:
         step = WindowFeatures(features=tuple(features), rate_hz=shape.rate_hz)
     try:
         step.fit(np.zeros((1, shape.length, len(shape.channels)), dtype=np.float32))
     except ValueError as exc:
         raise ConfigError(f"features: {exc}") from exc
+    expected = getattr(estimator, "n_features_in_", None)
+    given = len(step.get_feature_names_out())
+    if expected is not None and expected != given:
+        raise ConfigError(
+            f"{_describe(estimator)} expects {expected} inputs, the features of "
+            f"{len(shape.channels)} channels are {given}: name those that it was trained on"
+        )
     return Pipeline([("features", step), ("model", estimator)])
 
 
