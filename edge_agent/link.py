@@ -66,7 +66,11 @@ Event = Up | Down | Published | Refused | Denied | Message
 
 
 class Port(Protocol):
-    """One owner's share of the link. Every call may be made from any thread and never waits."""
+    """One owner's share of the link. Every call may be made from any thread and never waits.
+
+    Whoever subscribes keeps reading ``events``: while a port that has subscribed leaves very many
+    unread, the link fetches nothing more from the broker, for any port.
+    """
 
     events: SimpleQueue[Event]
 
@@ -79,7 +83,8 @@ class Port(Protocol):
         """Send with QoS 1. ``Published`` or ``Refused`` with this token follows, or ``Down``.
 
         The caller keeps to its in-flight cap, chooses tokens that are not in flight, and sends
-        again after ``Down``: the link holds nothing back for it.
+        again after ``Down``: the link holds nothing back for it. A new token for each publish is
+        best, since one made while a ``Down`` and an ``Up`` are still unread is answered after both.
         """
         ...
 

@@ -23,6 +23,7 @@ from edge_agent.config import BrokerConfig
 from edge_agent.contract.errors import ConfigError
 from edge_agent.link import Denied, Down, Event, Link, Message, Port, Published, Refused, Up
 from edge_agent.mqtt import MqttLink
+from edge_agent.mqtt.connection import RECEIVED_BYTES_MAX
 from edge_agent.mqtt.mailbox import READ_AHEAD_N, UNCONFIRMED_N_MAX
 
 pytest_plugins = ("brokers",)
@@ -318,6 +319,14 @@ def test_a_port_that_is_behind_makes_the_broker_wait_and_loses_nothing(tmp_path:
         assert slow.events.qsize() < 2 * READ_AHEAD_N
         found = [until(slow, Message, lambda event: event.topic == "t") for _ in range(total)]
         assert [int(message.payload) for message in found] == list(range(total))
+
+
+def test_a_message_beyond_all_measure_is_left_at_the_broker(mosquitto_broker: Broker) -> None:
+    with up(mosquitto_broker.url) as port:
+        subscribed(port, "t")
+        port.publish(1, "t", b"x" * RECEIVED_BYTES_MAX)
+        port.publish(2, "t", b"small")
+        assert until(port, Message).payload == b"small"
 
 
 # Ends, and new beginnings

@@ -21,6 +21,7 @@ from typing import Any, Final, NamedTuple
 
 from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags, MQTTMessage
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
@@ -37,6 +38,7 @@ from edge_agent.routes import Routes, is_topic
 log = logging.getLogger(__name__)
 
 FILTERS_PER_SUBSCRIBE: Final = 8  # hosted brokers close the connection beyond this
+RECEIVED_BYTES_MAX: Final = 4 * 1024 * 1024  # a message; MQTT 5 brokers drop what is larger
 CONNECT_S: Final = 5.0  # for TCP, and again for TLS
 CONNACK_S: Final = 10.0
 LAST_S: Final = 1.0  # for the acknowledgement of the last message
@@ -129,7 +131,12 @@ class Connection:
         client.on_publish = self._on_publish
         client.on_subscribe = self._on_subscribe
         client.on_message = self._on_message
-        client.connect(address.host, address.port, config.keepalive_s)
+        limits = None
+        if version_5:
+            # paho leaves this one function without annotations.
+            limits = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+            limits.MaximumPacketSize = RECEIVED_BYTES_MAX
+        client.connect(address.host, address.port, config.keepalive_s, properties=limits)
         return client
 
     def _serve(self, client: Client) -> Ended:
