@@ -8,11 +8,14 @@ from itertools import pairwise
 import pytest
 from bundles import make_bundle
 
-from edge_agent.config import UpdateConfig
+from edge_agent.clock import SystemClock
+from edge_agent.config import PipelineConfig, UpdateConfig
 from edge_agent.contract.bundle import parse_bundle
-from edge_agent.contract.errors import StorageError
+from edge_agent.contract.errors import InferenceError, StorageError
 from edge_agent.contract.messages import Desired, encode
 from edge_agent.contract.topics import CHUNK_BYTES, Topics
+from edge_agent.pipeline import Pipeline
+from edge_agent.sources.simulated import SimulatedConfig, SimulatedSource
 from edge_agent.testing.broker import SimulatedBroker
 from edge_agent.testing.clock import FakeClock
 from edge_agent.update.store import Store
@@ -28,13 +31,15 @@ class Pipe:
 
     def __init__(self, channels=("a", "b"), *, ready=True):
         self.channels, self.ready = channels, ready
-        self.models, self.events = [], []
+        self.models, self.events, self.fault = [], [], None
 
     def misfit(self, manifest):
         got = tuple(channel.name for channel in manifest.channels)
         return None if got == self.channels else f"wants {got}, the pipeline has {self.channels}"
 
     def swap(self, model):
+        if self.fault:
+            raise self.fault
         self.models.append(model)
         self.events.append(threading.Event())
         if self.ready:
@@ -49,9 +54,10 @@ class Pipe:
 class Device:
     """An updater with its surroundings. ``restart`` is a kill and a new start."""
 
-    def __init__(self, tmp_path, broker, pipes=None, **config):
+    def __init__(self, tmp_path, broker, pipes=None, *, others=(), **config):
         self.folder, self.broker, self.clock = tmp_path / "store", broker, FakeClock()
         self.pipes = pipes or [Pipe()]
+        self.targets = {"motion": self.pipes} | {model: [Pipe()] for model in others}
         self.config = UpdateConfig(**config)
         self.records = []
         self.start()
@@ -66,7 +72,7 @@ class Device:
             topics=TOPICS,
             device="pi-1",
             groups=("hall", "north"),
-            targets={"motion": self.pipes},
+            targets=self.targets,
             report=self.records.append,
             config=self.config,
             clock=self.clock,
@@ -228,6 +234,60 @@ def test_a_pipeline_that_does_not_answer_is_waited_for_and_named(tmp_path, broke
     assert device.store.pointer("motion").current.sha256 == sha(NEW)
     slow.events[0].set()
     device.until("committed")
+
+
+def test_a_model_that_a_pipeline_cannot_run_is_taken_back(device, broker):
+    device.pipes[0].fault = InferenceError("the model answered nan")
+    publish(broker, NEW, 5)
+    assert device.until("refused").reason == "the model answered nan"
+    assert device.states == [*WAY[:-1], "refused"]
+    device.restart()
+    assert device.updater.initial("motion").manifest.version == "1.0.0"
+    assert device.store.pointer("motion").revision == 5
+
+
+def test_running_pipelines_change_between_two_readings(tmp_path, broker):
+    """Two real pipelines: every reading has its decision, by the old model, then by the new."""
+    decisions = ([], [])
+    stop = threading.Event()
+    pipes = [
+        running_pipeline(name, into.append) for name, into in zip("xy", decisions, strict=True)
+    ]
+    device = Device(tmp_path, broker, pipes)
+    device.store.install(OLD)
+    for pipe in pipes:
+        pipe.swap(device.updater.initial("motion"))
+    threads = [threading.Thread(target=pipe.run, args=(stop,)) for pipe in pipes]
+    for thread in threads:
+        thread.start()
+    publish(broker, NEW, 5)
+    device.until("committed")
+    counts = [len(records) for records in decisions]
+    deadline = time.monotonic() + 30
+    while any(len(records) <= count for records, count in zip(decisions, counts, strict=True)):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    stop.set()
+    for thread in threads:
+        thread.join(10)
+    for records in decisions:
+        readings = [record.reading for record in records]
+        assert readings == list(range(readings[0], readings[0] + len(readings)))
+        versions = [record.model for record in records]
+        assert versions == sorted(versions)
+        assert set(versions) == {"1.0.0", "1.1.0"}
+
+
+def running_pipeline(name, offer):
+    source, channels = SimulatedConfig(rate_hz=200.0), ("a", "b")
+    return Pipeline(
+        PipelineConfig(name=name, model="motion", channels=channels, source=source),
+        SimulatedSource(source, channels, clock=SystemClock()),
+        offer=offer,
+        dispatch=lambda _: None,
+        clock=SystemClock(),
+        model=None,
+    )
 
 
 def test_its_own_thread_updates_and_ends(tmp_path, broker):
@@ -504,6 +564,21 @@ def test_a_refused_bundle_is_tried_again_when_a_higher_revision_asks_for_it(devi
     publish(broker, NEW, 6)
     device.until("committed")
     assert device.store.pointer("motion").refused == ()
+
+
+def test_two_models_that_ask_for_one_bundle_are_told_apart(tmp_path, broker):
+    device = Device(tmp_path, broker, others=("other",))
+    publish(broker, NEW, 5, model="other", topic=TOPICS.desired_for_device("pi-1", "other"))
+    publish(broker, NEW, 5)
+    device.turn()
+    deadline = time.monotonic() + 30
+    while {"committed", "refused"} - set(device.states):
+        assert time.monotonic() < deadline
+        device.turn()
+        time.sleep(0.002)
+    outcome = {report.model: report.state for report in device.updater.reports()}
+    assert outcome == {"motion": "committed", "other": "refused"}
+    assert device.pipes[0].version == "1.1.0"
 
 
 # --- starting with a damaged store ---------------------------------------------------------------

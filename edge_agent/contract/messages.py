@@ -101,7 +101,7 @@ class UpdateReport(Stamp, frozen=True, kw_only=True, tag="update"):
         sha256: digest of the bundle that is offered.
         revision: of the desired state that asked for it.
         state: the state that was entered.
-        reason: why, for ``refused``; else empty.
+        reason: why, for ``refused``; before that, what it waits for, if it does; else empty.
     """
 
     model: str

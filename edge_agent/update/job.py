@@ -35,7 +35,11 @@ class Target(Protocol):
         ...
 
     def swap(self, model: Model) -> threading.Event:
-        """Take a model over; the event is set when it decides from then on."""
+        """Take a model over; the event is set when it decides from then on.
+
+        Raises:
+            BundleError, InferenceError: it cannot run here after all.
+        """
         ...
 
 
