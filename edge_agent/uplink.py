@@ -88,6 +88,7 @@ class Uplink:
         self._intake = Intake(outbox.queue_n_max, self._wake)
         self._commit_ns: int | None = None  # when what is queued must be committed
         self._fault = ""
+        self._unreadable = False
         self._corrupt: CorruptError | None = None
         self._retry_ns, self._retry_s = 0, _RETRY_S[0]
         self._oldest_t, self._oldest_ns = 0.0, 0
@@ -157,7 +158,8 @@ class Uplink:
         now = self._clock.monotonic_ns()
         if now >= self._retry_ns and self._guarded(self._store, now):
             self._recovered()
-        self._guarded(self._send, now)
+        if not self._unreadable:
+            self._unreadable = not self._guarded(self._send, now)
 
     def close(self, deadline_s: float) -> None:
         """Commit all that was offered, send what is fresh for ``deadline_s``, close the outbox.
@@ -297,7 +299,7 @@ class Uplink:
     def _recovered(self) -> None:
         if self._fault:
             log.warning("records are stored again")
-        self._fault, self._retry_s = "", _RETRY_S[0]
+        self._fault, self._unreadable, self._retry_s = "", False, _RETRY_S[0]
 
     def _tell(self, what: str, sentence: str) -> None:
         """Log something at most once a connection."""

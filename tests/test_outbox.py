@@ -36,7 +36,7 @@ from edge_agent.capped_db import CorruptError
 from edge_agent.contract.errors import StorageError
 from edge_agent.contract.messages import Started, UpdateReport
 from edge_agent.items import Item, Rank, item_of
-from edge_agent.outbox import OUTBOX_FORMAT, Outbox
+from edge_agent.outbox import OUTBOX_FORMAT
 from edge_agent.spans import Spans
 
 FIXTURES = Path(__file__).parent / "fixtures" / "outbox"
