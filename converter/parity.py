@@ -183,20 +183,19 @@ def choose(
 ) -> tuple[Variant, ...]:
     """Say of each form whether it goes into the bundle, and why.
 
-    float32 stays unless an int8 form within the accuracy budget is clearly better at the aim.
+    float32 stays unless an int8 form is clearly better at the aim. The budget of such a form also
+    bounds the share of labels that change: an accuracy can stay while answers change both ways.
 
     Args:
         judged: by name of the form; :data:`FLOAT32` is one of them.
         figures: of each.
         settings: the aim and the accuracy budget.
     """
-    aim, loss_max = settings.aim, settings.accuracy_loss_max
+    aim = settings.aim
     costs = {name: _cost(figures[name], aim) for name in judged}
     base = costs[FLOAT32]
-    losses = {name: form.parity.original - form.parity.converted for name, form in judged.items()}
-    better = [
-        name for name in judged if losses[name] <= loss_max and costs[name] < base * (1 - GAIN_MIN)
-    ]
+    excess = {name: _excess(form.parity, settings) for name, form in judged.items()}
+    better = [name for name in judged if not excess[name] and costs[name] < base * (1 - GAIN_MIN)]
     winner = min(better, key=lambda name: costs[name], default=FLOAT32)
 
     def why(name: str) -> str:
@@ -207,9 +206,8 @@ def choose(
             return f"Chosen: {figure} where float32 {_said(base, aim)}, within the accuracy budget."
         if name == FLOAT32 or name in better:
             return f"Not chosen: {figure}, {winner} {best}."
-        if losses[name] > loss_max:
-            lost = f"{losses[name]:.4f} {judged[name].parity.metric}"
-            return f"Not chosen: it loses {lost}, the budget is {loss_max:g}."
+        if excess[name]:
+            return f"Not chosen: {excess[name]}"
         return f"Not chosen: {figure}, float32 {_said(base, aim)}: no gain of {GAIN_MIN:.0%}."
 
     return tuple(
@@ -222,6 +220,16 @@ def choose(
         )
         for name, form in judged.items()
     )
+
+
+def _excess(parity: Parity, settings: QuantizeRecipe) -> str:
+    """How a form exceeds the accuracy budget; empty when it does not."""
+    loss, loss_max = parity.original - parity.converted, settings.accuracy_loss_max
+    if loss > loss_max:
+        return f"it loses {loss:.4f} {parity.metric}, the budget is {loss_max:g}."
+    if parity.label_flips > loss_max * parity.windows:
+        return f"it changes {parity.label_flips} of {parity.windows} labels, beyond {loss_max:.1%}."
+    return ""
 
 
 def _said(cost: float, aim: Aim) -> str:

@@ -21,6 +21,7 @@ _STYLE: Final[Any] = {
     "axes.spines.right": False,
 }
 _CHOSEN, _OTHER = "#0b6e4f", "#8a8f98"
+_MARKERS: Final = ("o", "s", "^", "D", "v")
 _INCHES: Final = (4.6, 2.9)
 
 
@@ -29,13 +30,14 @@ def trade_off_plot(variants: Sequence[Variant]) -> str:
     with rc_context(_STYLE):
         figure = Figure(figsize=_INCHES, layout="constrained")
         axes = figure.add_subplot()
-        for variant in variants:
+        for variant, marker in zip(variants, _MARKERS, strict=False):
+            color = _CHOSEN if variant.chosen else _OTHER
+            label = f"{variant.name} (chosen)" if variant.chosen else variant.name
             x, y = variant.figures.p50_us, variant.figures.file_bytes / 1024
-            axes.plot(x, y, "o", ms=9, color=_CHOSEN if variant.chosen else _OTHER)
-            axes.annotate(variant.name, (x, y), xytext=(8, 6), textcoords="offset points")
-        axes.set(xlabel="one answer, median (µs)", ylabel="file (KiB)", xlim=(0, None))
-        axes.set_ylim(0, axes.get_ylim()[1] * 1.15)
-        axes.margins(x=0.3)
+            axes.plot(x, y, marker, ms=9, color=color, label=label)
+        axes.set(xlabel="one answer, median (µs)", ylabel="file (KiB)")
+        axes.set(xlim=(0, axes.get_xlim()[1] * 1.1), ylim=(0, axes.get_ylim()[1] * 1.1))
+        axes.legend(frameon=False, loc="lower left")
         return _svg(figure)
 
 

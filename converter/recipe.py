@@ -88,7 +88,7 @@ class QuantizeRecipe(Settings, frozen=True, kw_only=True):
     Attributes:
         aim: what an int8 form must be better at than float32 to be chosen.
         accuracy_loss_max: how much of the metric (1.0 is all) the converted model may lose on the
-            validation data.
+            validation data; of an int8 form also the share of labels that may change.
         int8: False considers float32 only.
     """
 

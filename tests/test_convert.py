@@ -285,6 +285,18 @@ output: out
     assert built.manifest.chosen.parity.converted > 0.97
 
 
+def test_an_int8_form_in_the_bundle_is_proven_too(network: Trained, tmp_path: Path) -> None:
+    settings = QuantizeRecipe(aim="size", accuracy_loss_max=0.1)
+    built = build(recipe_of(network, quantize=settings, output=str(tmp_path)))
+    chosen = built.manifest.chosen
+    assert chosen.name.startswith("int8")
+    assert chosen.parity.score_error_max > 1e-4
+    labels = np.array(device_labels(built, network.windows))
+    differ = int((labels != network.model.predict(network.windows)).sum())
+    assert differ == chosen.parity.label_flips
+    assert 1e-5 < built.manifest.golden.atol <= 0.25
+
+
 # --- refusals leave nothing behind ---------------------------------------------------------------
 
 
@@ -419,13 +431,13 @@ def test_only_what_is_unknown_on_this_machine_is_measured() -> None:
 # --- judgement -----------------------------------------------------------------------------------
 
 
-def judged(accuracy: float) -> Judged:
+def judged(accuracy: float, label_flips: int = 0) -> Judged:
     parity = Parity(
         windows=100,
         metric="accuracy",
         original=0.9,
         converted=accuracy,
-        label_flips=0,
+        label_flips=label_flips,
         score_error_max=0.0,
         score_error_mean=0.0,
     )
@@ -466,6 +478,13 @@ def test_the_best_of_several_wins_and_the_loser_hears_why() -> None:
     assert "6.0 µs" in by_name["int8-static"].why
     assert "loses 0.1000 accuracy, the budget is 0.01" in by_name["int8-dynamic"].why
     assert "int8-static takes 6.0 µs" in by_name[FLOAT32].why
+
+
+def test_an_unchanged_accuracy_does_not_hide_changed_labels() -> None:
+    forms = {FLOAT32: judged(0.9), "int8-static": judged(0.9, label_flips=2)}
+    variants = choose(forms, {FLOAT32: figures(10), "int8-static": figures(1)}, QuantizeRecipe())
+    assert variants[0].chosen
+    assert "changes 2 of 100 labels" in variants[1].why
 
 
 def test_flips_are_listed_by_their_distance_from_the_border() -> None:
