@@ -56,8 +56,7 @@ def origin() -> dict[str, object]:
             "system": platform.platform(),
         },
         "versions": {"python": platform.python_version(), **installed()},
-        "commit": git("rev-parse", "--short", "HEAD")
-        + ("+" if git("status", "-s", "-uno") else ""),
+        "commit": git("rev-parse", "--short", "HEAD") + changed,
     }
 
 

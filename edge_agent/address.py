@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import urlsplit
 
-from edge_agent.config import BrokerConfig
 from edge_agent.contract.errors import ConfigError
+
+if TYPE_CHECKING:  # edge_agent.config imports this module
+    from edge_agent.config import BrokerConfig
 
 _PORTS: Final = {"mqtt": 1883, "mqtts": 8883}
 

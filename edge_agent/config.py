@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
-from urllib.parse import urlsplit
 
+import msgspec
 from msgspec import Meta
 
 from edge_agent.actions import ActionConfig
 from edge_agent.actions import mqtt as mqtt_action
+from edge_agent.address import parse_url
 from edge_agent.contract.errors import ConfigError
 from edge_agent.contract.names import name_fault, prefix_fault
 from edge_agent.settings import Fault, Settings, load_settings
@@ -180,29 +181,24 @@ class AgentConfig(Settings, frozen=True, kw_only=True):
 def load_config(path: Path) -> AgentConfig:
     """Read and check an agent's configuration file.
 
+    Returns:
+        The configuration; the broker's files are joined to the file's folder, other paths stay.
+
     Raises:
         ConfigError: ``FILE:LINE:COLUMN: FIELD: what is wrong``.
     """
-    return load_settings(path, AgentConfig, _faults)
+    config = load_settings(path, AgentConfig, _faults)
+    if config.broker is None:
+        return config
+    return msgspec.structs.replace(config, broker=_rooted(config.broker, path.resolve().parent))
 
 
-def parse_url(url: str) -> tuple[str, int, bool]:
-    """Host, port and whether to use TLS, of a broker's URL.
-
-    Raises:
-        ConfigError: it is not ``mqtt://HOST[:PORT]`` or ``mqtts://HOST[:PORT]``.
-    """
-    try:
-        parts = urlsplit(url)
-        host, port, tls = parts.hostname, parts.port, parts.scheme == "mqtts"
-    except ValueError as exc:
-        raise ConfigError(f"broker url: {exc}") from exc
-    extra = parts.path.strip("/") or parts.query or parts.fragment
-    if parts.scheme not in {"mqtt", "mqtts"} or not host or extra:
-        raise ConfigError(f"broker url {parts.scheme}://{host or ''} must be mqtt://HOST[:PORT]")
-    if "@" in parts.netloc:  # a password in a URL ends up in logs and process lists
-        raise ConfigError("broker url: give username and password_file instead of USER:PASSWORD@")
-    return host, port or (8883 if tls else 1883), tls
+def _rooted(broker: BrokerConfig, folder: Path) -> BrokerConfig:
+    """The broker with the paths of its files starting at the configuration's folder."""
+    names = ("password_file", "ca_file", "cert_file", "key_file")
+    paths = {name: getattr(broker, name) for name in names}
+    joined = {name: str(folder / path) for name, path in paths.items() if path is not None}
+    return msgspec.structs.replace(broker, **joined)
 
 
 def _faults(config: AgentConfig) -> Iterator[Fault]:
@@ -235,7 +231,7 @@ def _faults(config: AgentConfig) -> Iterator[Fault]:
 
 def _broker_faults(broker: BrokerConfig) -> Iterator[Fault]:
     try:
-        _, _, tls = parse_url(broker.url)
+        tls = parse_url(broker.url).tls
     except ConfigError as exc:
         yield Fault("$.broker.url", str(exc))
         return
