@@ -1,6 +1,7 @@
 """Both kinds of record file: durable, without duplicates, with the right acknowledgements."""
 
 import json
+import resource
 import shutil
 import sqlite3
 from collections import defaultdict
@@ -155,6 +156,20 @@ def test_kinds_that_are_not_known_are_stored(reopen, path):
     )
     assert reopen().store([strange], received_t=9.0).new == 1
     assert bodies(path) == [1]
+
+
+def test_a_full_disk_is_an_error_and_nothing_is_half_stored(reopen, path):
+    sink = reopen()
+    sink.store(rows(1, 2), received_t=9.0)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 1000, limits[1]))
+    try:
+        with pytest.raises(StorageError):
+            sink.store(rows(*range(3, 3000)), received_t=9.0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert bodies(path) == [1, 2]
+    assert sink.store(rows(3), received_t=9.0).new == 1
 
 
 def test_a_folder_that_is_missing_is_named(tmp_path):

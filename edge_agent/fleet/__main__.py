@@ -7,10 +7,9 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import click
 
@@ -95,10 +94,12 @@ def publish(
     """
     from edge_agent.fleet.parcel import Target, read_parcel
     from edge_agent.fleet.publish import Publisher
+    from edge_agent.fleet.screen import Meter
     from edge_agent.fleet.session import open_session
 
     whom, parcel = Target.parse(target), read_parcel(bundle)
-    with _progress(len(parcel.cut.blobs)) as progress, open_session(broker) as session:
+    meter = Meter()
+    with open_session(broker) as session:
         report = Publisher(
             session,
             Topics(broker.prefix),
@@ -106,8 +107,8 @@ def publish(
             whom,
             wait_s=wait_s,
             connect_s=connect_s,
-            tell=_tell,
-            progress=progress,
+            tell=meter.tell,
+            progress=meter.progress,
         ).run()
     if as_json:
         click.echo(encode(report))
@@ -313,16 +314,6 @@ def _stop_on_signals() -> threading.Event:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     return stop
-
-
-@contextmanager
-def _progress(total: int) -> Iterator[Callable[[int, int], None]]:
-    """A bar on stderr, on a terminal only."""
-    bar: Any = click.progressbar(
-        length=total, label="on the broker", file=sys.stderr, hidden=not sys.stderr.isatty()
-    )
-    with bar:
-        yield lambda done, _: bar.update(done - bar.pos)
 
 
 if __name__ == "__main__":

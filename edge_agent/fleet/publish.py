@@ -31,7 +31,7 @@ class PublishReport(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         held: blobs that the broker had already.
-        uploaded: blobs that it had not, over all attempts.
+        uploaded: blobs that it had not; those that it lost and got again count again.
         repeated: publishes that had to be repeated.
         reconnects: how often the broker was lost.
         devices: verdicts of the addressed devices that are known.
@@ -145,6 +145,8 @@ class Publisher:
         new = self._desired is None
         self._desired = desired = self._desired or self._make_desired()
         payload = encode(desired)
+        if self._wait_s > 0:
+            self._session.subscribe(self._filters())  # before, so as not to miss the first states
         for attempt in range(_ROUNDS):
             if new or attempt:
                 self._session.publish([(self._topic, payload)], retain=True)

@@ -1,4 +1,4 @@
-"""Tables and the live view. The only importer of rich, which the extra ``[fleet]`` brings.
+"""Tables, progress and the live view. The only importer of rich: the extra ``[fleet]`` brings it.
 
 Without it tables are plain text, and the live view becomes lines.
 """
@@ -75,6 +75,28 @@ def show_live(seen: Iterable[Seen | None]) -> None:
                 screen.see(item.status)
             elif (line := seen_line(item)) is not None:
                 screen.line(line)
+
+
+class Meter:
+    """A line on stderr that counts up, on a terminal only, and sentences in between."""
+
+    def __init__(self) -> None:
+        self._terminal = sys.stderr.isatty()
+        self._open = False
+
+    def progress(self, done: int, total: int) -> None:
+        """So many of all blobs are on the broker."""
+        if self._terminal:
+            text = f"\ron the broker: {done} of {total} blobs, {100 * done // total} %"
+            click.echo(text, err=True, nl=done == total)
+            self._open = done < total
+
+    def tell(self, sentence: str) -> None:
+        """Print a sentence on a line of its own."""
+        if self._open:
+            click.echo(err=True)
+            self._open = False
+        click.echo(sentence, err=True)
 
 
 class Screen:

@@ -62,6 +62,7 @@ class JsonlSink:
                 if not read_only:
                     self._lock()
                     self._repair()
+                    self._sync_folder()
                 self._read()
             except BaseException:
                 self._file.close()
@@ -165,6 +166,14 @@ class JsonlSink:
             log.warning("%s: cut off a torn last line of %d bytes", self._path, size - end)
             self._file.truncate(end)
             os.fsync(self._file.fileno())
+
+    def _sync_folder(self) -> None:
+        """Make sure that a file just created is still there after a power cut."""
+        folder = os.open(self._path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
     def _read(self) -> None:
         """Build the index. A damaged line is left alone and counts as not stored."""
