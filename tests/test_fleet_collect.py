@@ -147,6 +147,8 @@ def test_nothing_is_acknowledged_that_was_not_stored(tmp_path):
         b"[]",
         b'{"device":"pi-1","boot":"b1"}',
         b'{"schema":99,"device":"pi-1","boot":"b1","records":[]}',
+        b"[" * 100_000,
+        b'{"device":"pi-1","boot":"b1","records":[' + b"[" * 99_999 + b"]" * 100_000 + b"}",
         batch(1, device="pi-2"),
         batch(1, boot=""),
         batch(1, boot="../../x"),

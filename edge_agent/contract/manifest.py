@@ -225,7 +225,7 @@ def decode_manifest(data: bytes) -> Manifest:
                 "update the agent first"
             )
         manifest = msgspec.json.decode(data, type=Manifest)
-    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise BundleError(f"manifest.json: {exc}") from exc
     if fault := _fault(manifest):
         raise BundleError(f"manifest.json: {fault}")

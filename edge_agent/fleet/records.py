@@ -105,12 +105,12 @@ def _row(batch: Batch, body: bytes, *, late: bool) -> Row | None:
     try:
         head = decode(body, Head)
         body.decode()  # the decoder does not look into what it skips
-    except (LinkError, UnicodeDecodeError):
+        if b"\n" in body:
+            body = msgspec.json.format(body, indent=-1)  # a record must fit on one line
+    except (LinkError, UnicodeDecodeError, RecursionError):
         return None
     if not 1 <= head.seq <= SEQ_MAX:
         return None
-    if b"\n" in body:
-        body = msgspec.json.format(body, indent=-1)  # a record must fit on one line
     return Row(
         device=batch.device,
         boot=batch.boot,
