@@ -75,12 +75,20 @@ class Graph:
             dense: an int8 form may replace this node.
             attributes: of the operator.
         """
-        name = self.fresh(op.lower())
-        node = helper.make_node(op, inputs, [name], name=name, domain=domain, **attributes)
-        self.nodes.append(node)
+        (name,) = self.add_all(op, *inputs, outputs=1, domain=domain, **attributes)
         if dense:
             self.dense.add(name)
         return name
+
+    def add_all(
+        self, op: str, *inputs: str, outputs: int, domain: str = "", **attributes: Any
+    ) -> list[str]:
+        """Add a node with several outputs; arguments as for :meth:`add`."""
+        name = self.fresh(op.lower())
+        names = [name, *(f"{name}_{place}" for place in range(1, outputs))]
+        node = helper.make_node(op, inputs, names, name=name, domain=domain, **attributes)
+        self.nodes.append(node)
+        return names
 
     def cast(self, x: str, dtype: DTypeLike) -> str:
         """``x`` as another element type."""

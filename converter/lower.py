@@ -31,12 +31,13 @@ from converter.fallback import foreign_head, foreign_transform
 from converter.graph import Graph
 from converter.heads import Head, score_method
 from converter.linear import LINEAR
+from converter.neighbours import NEIGHBOURS
 from converter.svm import SVMS
 from converter.transforms import TRANSFORMS
 from converter.trees import TREES
 from edge_agent.contract.errors import ConfigError
 
-HEADS = {**LINEAR, **SVMS, **TREES}
+HEADS = {**LINEAR, **NEIGHBOURS, **SVMS, **TREES}
 
 
 def lower_head(estimator: Any, graph: Graph, x: str) -> Head:

@@ -65,7 +65,7 @@ def float32_cut(threshold: F64) -> NDArray[np.float32]:
     """The largest float32 that is not above each float64 threshold."""
     with np.errstate(over="ignore"):
         cut = threshold.astype(np.float32)
-    lower = np.nextafter(cut, np.float32(-np.inf))
+        lower = np.nextafter(cut, np.float32(-np.inf))
     return np.where(cut.astype(np.float64) > threshold, lower, cut)
 
 
@@ -257,6 +257,10 @@ def _isolation_forest(estimator: Any, graph: Graph, x: str) -> Head:
         trees.append(_plain(tree, length[:, None], np.asarray(features)))
     mean_depth = ensemble(graph, x, trees, average=True)
     normal = float(_path_length(np.array([estimator.max_samples_]))[0])
+    if normal == 0.0:
+        raise ConfigError(
+            "IsolationForest with max_samples=1 cannot tell readings apart: fit it with more"
+        )
     exponent = graph.add("Mul", mean_depth, graph.constant(-np.log(2.0) / normal))
     return Head(graph.add("Add", graph.add("Exp", exponent), graph.constant(estimator.offset_)))
 

@@ -128,7 +128,8 @@ CLASSIFIERS = [
     StackingClassifier(members()[:2], LogisticRegression(), passthrough=True, cv=2),
     GridSearchCV(RandomForestClassifier(5, random_state=0), {"max_depth": [2, 4]}, cv=2),
     GaussianNB(),
-    KNeighborsClassifier(),
+    make_pipeline(StandardScaler(), KNeighborsClassifier(7)),
+    make_pipeline(StandardScaler(), KNeighborsClassifier(metric="manhattan")),
     CalibratedClassifierCV(LinearSVC(random_state=0), cv=2),
     AdaBoostClassifier(n_estimators=4, random_state=0),
 ]
@@ -305,6 +306,18 @@ def test_an_isolation_forest_is_one_tree_node_and_three_others():
     assert operators(model) == ["Flatten", "TreeEnsembleRegressor", "Mul", "Exp", "Add"]
 
 
+@pytest.mark.parametrize(
+    "estimator",
+    [DecisionTreeRegressor(), RandomForestRegressor(3), HistGradientBoostingRegressor(max_iter=2)],
+    ids=lambda e: type(e).__name__,
+)
+@pytest.mark.parametrize("value", [0.0, 2.5])
+def test_trees_that_never_split(estimator, value):
+    x, _ = diabetes()
+    model = imported(estimator.fit(x, np.full(len(x), value)), x)
+    np.testing.assert_allclose(run(model.graph, rows(x))["value"], value)
+
+
 def test_an_even_vote_of_trees_is_a_tie_as_in_the_original():
     x = np.arange(8, dtype=np.float32)[:, None]
     forest = RandomForestClassifier(4, max_depth=1, random_state=1).fit(x, [0, 1] * 4)
@@ -395,10 +408,12 @@ def test_an_own_transformer_without_a_form_is_refused_by_name():
         (SGDClassifier(loss="modified_huber"), "modified_huber"),
         (SVC(decision_function_shape="ovo"), "decision_function_shape"),
         (SVC(kernel=lambda a, b: a @ b.T), "with kernel="),
+        (KNeighborsClassifier(weights="distance"), "weights='uniform'"),
+        (IsolationForest(max_samples=1), "max_samples=1"),
         (VotingClassifier([("a", LogisticRegression())]), "voting='soft'"),
         (CalibratedClassifierCV(RandomForestClassifier(5), method="isotonic"), "no right ONNX"),
     ],
-    ids=["boosting", "huber", "ovo", "kernel", "hard vote", "isotonic"],
+    ids=["boosting", "huber", "ovo", "kernel", "weights", "one sample", "hard vote", "isotonic"],
 )
 def test_what_has_no_right_form_is_refused_by_name(estimator, says):
     x, y = iris()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -111,6 +111,7 @@ def _prepend(estimator: Any, features: FeatureSpec | None, shape: _Shape) -> Any
             f"{_describe(estimator)} expects {expected} inputs, the features of "
             f"{len(shape.channels)} channels are {given}: name those that it was trained on"
         )
+    _require_order(estimator, step.get_feature_names_out(list(shape.channels)), "features")
     return Pipeline([("features", step), ("model", estimator)])
 
 
@@ -138,10 +139,16 @@ def _require_fit(model: Any, shape: _Shape) -> None:
             f"of {count} channels has {given}: correct channels or window.length, or name the "
             "'features' that the model was trained on"
         )
-    names = tuple(str(name) for name in getattr(model, "feature_names_in_", ()))
-    if shape.length == 1 and sorted(names) == sorted(shape.channels) and names != shape.channels:
+    if shape.length == 1:
+        _require_order(model, shape.channels, "channels")
+
+
+def _require_order(model: Any, given: Iterable[str], what: str) -> None:
+    """Refuse a model that was trained on a data frame with the same columns in another order."""
+    names = [str(name) for name in getattr(model, "feature_names_in_", ())]
+    if sorted(names) == sorted(given) and names != list(given):
         raise ConfigError(
-            f"{_describe(model)} was trained on the columns {', '.join(names)}: list the channels "
+            f"{_describe(model)} was trained on the columns {', '.join(names)}: list the {what} "
             "in this order"
         )
 
