@@ -1,0 +1,199 @@
+"""The stage: broker, collector and agent, as processes, and what an observer sees of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Final, Self
+
+import msgspec
+
+from edge_agent.contract.messages import Decision
+from edge_agent.demo.broker import LocalBroker
+from edge_agent.demo.programs import Program, StepError, console
+from edge_agent.demo.recording import RATE_HZ
+from edge_agent.demo.training import Version
+from edge_agent.demo.witness import Collected, Kept, look_into
+from edge_agent.demo.workshop import DEVICE, Desk, Say, write_config
+
+_POLL_S: Final = 0.25
+_LINE_EVERY: Final = round(RATE_HZ)  # readings between two lines
+_SILENT_S: Final = 30.0  # without a new decision, something is wrong
+_PUSH_S: Final = 40.0
+_ARRIVE_S: Final = 15.0
+
+
+class Outage(msgspec.Struct, frozen=True):
+    """When there was no broker, in seconds since 1970."""
+
+    first_t: float
+    last_t: float
+
+    @property
+    def seconds(self) -> float:
+        """How long."""
+        return self.last_t - self.first_t
+
+
+class Stage:
+    """A context manager: everything runs within it, and nothing is left running behind it.
+
+    Args:
+        desk: what was prepared.
+        say: takes one line for people.
+    """
+
+    def __init__(self, desk: Desk, say: Say) -> None:
+        files = desk.files
+        self._desk, self._say = desk, say
+        self._broker = LocalBroker(files.broker, files.logs)
+        self._fleet = ("--broker", self._broker.url)
+        write_config(files, self._broker.url)
+        collect = console("edge-fleet", "collect", "--to", files.collected, "--json", *self._fleet)
+        self._collector = Program("collector", collect, files.logs)
+        self._agent = Program("agent", console("edge-agent", "run", files.config), files.logs)
+        self._publish: Program | None = None
+        self._away_since: float | None = None
+        self._newest: Decision | None = None
+        self._shown = 0
+        self.collected = Collected(files.collected, DEVICE)
+
+    def __enter__(self) -> Self:
+        try:
+            self._broker.start()
+            self._collector.start()
+            self._agent.start()
+        except BaseException:
+            self._end()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._end()
+
+    @property
+    def broker_kind(self) -> str:
+        """Name of the broker's program."""
+        return self._broker.kind
+
+    @property
+    def position_s(self) -> float:
+        """How far into the recording the newest known decision is."""
+        return self._newest.reading / RATE_HZ if self._newest else 0.0
+
+    def push(self, version: Version) -> dict[str, Any]:
+        """Publish a version and follow the device until it has judged it.
+
+        Returns:
+            The report of ``edge-fleet publish``.
+
+        Raises:
+            StepError: the device has not taken it.
+        """
+        bundle = self._desk.files.bundle(version)
+        command = console("edge-fleet", "publish", bundle, "--to", DEVICE, "--json", *self._fleet)
+        program = Program(f"publish-{version.number}", command, self._desk.files.logs)
+        self._publish = program
+        program.start()
+        self.follow(lambda: not program.running, most_s=_PUSH_S)
+        program.wait(0)
+        report = program.result()
+        if report["committed"] != 1:
+            raise StepError(f"the device has not taken {version.number}: {report['devices']}")
+        return report
+
+    def follow(self, until: Callable[[], bool], *, most_s: float) -> None:
+        """Show decisions beside the truth until something has happened.
+
+        Raises:
+            StepError: it does not happen, no decisions come any more, or a program has ended.
+        """
+        end = time.monotonic() + most_s
+        while not until():
+            self._require()
+            if time.monotonic() > end:
+                raise StepError(f"nothing goes on: look into {self._desk.files.logs}")
+            time.sleep(_POLL_S)
+            self._look()
+
+    def cut_broker(self) -> None:
+        """Let the broker die as in a power cut."""
+        self._broker.cut()
+        self._away_since = time.time()
+
+    def restore_broker(self) -> Outage:
+        """Start it again, on the same port and storage; how long it was away."""
+        assert self._away_since is not None, "cut before"
+        self._broker.start()
+        outage = Outage(self._away_since, time.time())
+        self._away_since = None
+        return outage
+
+    def finish(self) -> tuple[int, dict[str, Any]]:
+        """Follow until the recording is over and the agent has ended, then end the collector.
+
+        Returns:
+            How many records the device has produced, and the collector's report.
+
+        Raises:
+            StepError: the agent or the collector has not ended well.
+        """
+        left_s = self._desk.tape.seconds - self.position_s
+        self.follow(lambda: not self._agent.running, most_s=left_s + _SILENT_S)
+        self._agent.wait(0)
+        kept = self._kept()
+        if kept is None:
+            raise StepError(f"the agent has left no outbox in {self._desk.files.device}")
+        until = time.monotonic() + _ARRIVE_S
+        while self.collected.count() < kept.produced and time.monotonic() < until:
+            self._collector.require_running()
+            time.sleep(_POLL_S)
+        self._collector.end()
+        self._collector.wait(0)
+        return kept.produced, self._collector.result()
+
+    # --- what is seen ----------------------------------------------------------------------------
+
+    def _look(self) -> None:
+        """Take in the newest decision, and show it when a second has passed since the last."""
+        kept = self._kept() if self._away_since is not None else None
+        seen = kept.newest if kept else self.collected.newest()
+        if seen and (self._newest is None or seen.reading > self._newest.reading):
+            self._newest = seen
+        if self._newest is None or self._newest.reading < self._shown + _LINE_EVERY:
+            return
+        self._shown = self._newest.reading
+        if self._away_since is None:
+            where = f"{self.collected.count()} received"
+        else:
+            waiting = f", {kept.waiting} wait on the device" if kept else ""
+            where = f"broker away {time.time() - self._away_since:.0f} s{waiting}"
+        self._say(self._line(self._newest, where))
+
+    def _line(self, decision: Decision, where: str) -> str:
+        truth = str(self._desk.tape.truth[decision.reading - 1])
+        mark = "  " if decision.label == truth else "<>"
+        return (
+            f"  at {decision.reading / RATE_HZ:4.1f} s  truth {truth:4} {mark} device "
+            f"{decision.label:4} {decision.score:.2f}  by {decision.model}  {where}"
+        )
+
+    def _kept(self) -> Kept | None:
+        return look_into(self._desk.files.outbox)
+
+    def _require(self) -> None:
+        """What has to run runs."""
+        self._collector.require_running()
+        if self._away_since is None:
+            self._broker.require_running()
+
+    def _end(self) -> None:
+        for program in (self._publish, self._agent, self._collector, self._broker):
+            if program is not None:
+                program.end()

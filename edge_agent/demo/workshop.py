@@ -1,0 +1,200 @@
+"""The operator's desk: recordings, trained models, bundles and the agent's configuration."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from edge_agent.contract.errors import ConfigError
+from edge_agent.demo.programs import Program, console
+from edge_agent.demo.recording import CHANNELS, RATE_HZ, Take, load_watch
+from edge_agent.demo.tape import Tape, make_tape, write_npz
+from edge_agent.demo.training import MODEL, Version, save, train, versions
+
+Say = Callable[[str], None]
+
+DEVICE: Final = "demo-device"
+TRAINING: Final = range(1, 8)  # subjects
+REPLAYED: Final = 8  # the next one, whom no model has seen
+VALIDATION: Final = (9, 10)
+
+_VALIDATION_FILE: Final = "validation.npz"
+_RECORDING_FILE: Final = "recording.csv"
+_MARK: Final = ".edge-agent-demo"
+_CONVERT_S: Final = 300.0
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """How long what takes, at the recording's real rate.
+
+    Attributes:
+        piece_s: of each exercise that the device is given to see.
+        before_s: of the recording, until the broker dies.
+        outage_s: until it is back.
+    """
+
+    piece_s: float = 10.0
+    before_s: float = 18.0
+    outage_s: float = 16.0
+
+
+class Files(msgspec.Struct, frozen=True):
+    """What lies where in the demo's folder, which exists."""
+
+    out: Path
+
+    @property
+    def logs(self) -> Path:
+        """What the programs have printed."""
+        return self.out / "logs"
+
+    @property
+    def broker(self) -> Path:
+        """The broker's configuration and storage."""
+        return self.out / "broker"
+
+    @property
+    def device(self) -> Path:
+        """The agent's data."""
+        return self.out / "device"
+
+    @property
+    def outbox(self) -> Path:
+        """The agent's records."""
+        return self.device / "outbox.db"
+
+    @property
+    def collected(self) -> Path:
+        """The collector's records."""
+        return self.out / "collected.db"
+
+    @property
+    def config(self) -> Path:
+        """The agent's configuration."""
+        return self.out / "agent.yaml"
+
+    @property
+    def recording(self) -> Path:
+        """What the device is given to see, with its truth."""
+        return self.out / _RECORDING_FILE
+
+    def bundle(self, version: Version) -> Path:
+        """The bundle of a version."""
+        return self.out / f"{version.stem}.bundle"
+
+    def recipe(self, version: Version) -> Path:
+        """The recipe of a version."""
+        return self.out / f"{version.stem}.yaml"
+
+
+class Desk(msgspec.Struct, frozen=True):
+    """Everything that the play needs.
+
+    Attributes:
+        files: where it lies.
+        tape: what the device is given to see.
+        first: the fitted version to begin with; its bundle is there.
+        second: the one that follows.
+    """
+
+    files: Files
+    tape: Tape
+    first: Version
+    second: Version
+
+
+def prepare(out: Path, plan: Plan, say: Say) -> Desk:
+    """Train, convert and write down what the device will see.
+
+    Raises:
+        EdgeError: a step failed.
+    """
+    files = _fresh(out)
+    takes = load_watch()
+    say(f"{len(takes)} recordings of ten people, seven exercises, a watch on the wrist: seglearn")
+    tape = make_tape(takes, REPLAYED, piece_s=plan.piece_s)
+    tape.write_csv(files.recording)
+    write_npz(_of(takes, VALIDATION), files.out / _VALIDATION_FILE)
+    first, second = versions()
+    for version in (first, second):
+        say(f"training {version.number}, {version.about}")
+        accuracy = train(version, _of(takes, TRAINING))
+        say(f"  subjects 1 to 7; {accuracy:.1%} of its own training windows are right")
+        recipe = save(version, files.out, validation=_VALIDATION_FILE)
+        say(f"  edge-convert build {recipe.name}")
+        _convert(recipe, version, files, say)
+    return Desk(files, tape, first, second)
+
+
+def write_config(files: Files, url: str) -> None:
+    """Write the agent's configuration for the demo's broker."""
+    files.config.write_text(
+        f"""\
+# The agent of `edge-agent demo`. Its broker is gone when the demo has ended: without one the
+# agent decides as before and keeps its records; or put the address of yours here.
+device: {DEVICE}
+data_dir: {files.device.name}
+broker: {{url: "{url}"}}
+pipelines:
+  - name: wrist
+    model: {MODEL}
+    channels: [{", ".join(CHANNELS)}]
+    source: {{type: replay, path: {files.recording.name}, rate_hz: {RATE_HZ:g}}}
+    actions: [{{type: log}}]
+uplink: {{confirm: collector}} # a record may be forgotten when the collector has it
+status_s: 5
+metrics_s: 5
+""",
+        encoding="utf-8",
+    )
+
+
+def _fresh(out: Path) -> Files:
+    """Make the folder, without what an earlier demo has left in it.
+
+    Raises:
+        ConfigError: it cannot be used.
+    """
+    files, mark = Files(out), out / _MARK
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        if not mark.exists() and any(out.iterdir()):
+            raise ConfigError(
+                f"{out} is not empty and not of an earlier demo: name another folder by --out"
+            )
+        mark.touch()
+        for file in out.glob(f"{files.collected.name}*"):
+            file.unlink()
+        for folder in (files.device, files.broker, files.logs):
+            if folder.exists():
+                shutil.rmtree(folder)
+            folder.mkdir()
+    except OSError as exc:
+        raise ConfigError(f"{out}: {exc.strerror}: name another folder by --out") from exc
+    return files
+
+
+def _convert(recipe: Path, version: Version, files: Files, say: Say) -> None:
+    """Build a bundle and say what has become of the model."""
+    program = Program(
+        f"convert-{version.number}", console("edge-convert", "build", recipe), files.logs
+    )
+    program.start()
+    try:
+        program.wait(_CONVERT_S)
+    finally:
+        program.end()
+    found = program.result()
+    say(
+        f"  {found['chosen']} chosen: {found['file_bytes'] / 1000:.0f} kB, "
+        f"{found['p50_us']:.1f} us a window; of {found['windows']} windows of subjects 9 and 10 "
+        f"it answers {found['label_flips']} differently from the original"
+    )
+
+
+def _of(takes: list[Take], subjects: range | tuple[int, ...]) -> list[Take]:
+    return [take for take in takes if take.subject in subjects]
