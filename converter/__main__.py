@@ -114,7 +114,7 @@ def verify(
     if found.metric:
         click.echo(
             f"{found.metric} {found.value:.4f} on {found.windows} windows; the bundle states "
-            f"{found.stated:.4f} on its own"
+            f"{found.stated_metric} {found.stated:.4f} on its own"
         )
     _result(found, json_file)
 

@@ -24,8 +24,9 @@ class Verified(msgspec.Struct, frozen=True, kw_only=True):
         windows: windows of the data that was given; 0 without.
         metric: ``accuracy`` or ``r2``; empty without a truth.
         value: of the metric on that data; 0 without a truth.
-        stated: the metric that the bundle states of its own validation data; for anomaly the
-            agreement with the original model.
+        stated_metric: what the bundle states of its own validation data; for anomaly
+            ``agreement``, with the original model.
+        stated: its value.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Verified(msgspec.Struct, frozen=True, kw_only=True):
     windows: int = 0
     metric: str = ""
     value: float = 0.0
+    stated_metric: str
     stated: float
 
 
@@ -58,6 +60,7 @@ def verify(path: Path, data: DataRecipe | None = None) -> Verified:
         version=manifest.version,
         sha256=bundle.digest,
         golden=manifest.golden.count,
+        stated_metric=manifest.chosen.parity.metric,
         stated=manifest.chosen.parity.converted,
     )
     return found if data is None else _on_data(found, bundle, data)

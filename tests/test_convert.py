@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -426,6 +428,13 @@ def test_only_what_is_unknown_on_this_machine_is_measured() -> None:
     elsewhere = Measured(machine="another", figures=first.figures)
     measure({"float32": model}, windows, outputs, known=elsewhere, progress=steps.append)
     assert len(steps) == 6
+
+
+def test_the_measuring_process_loads_nothing_but_the_engine() -> None:
+    heavy = "{'sklearn', 'onnx', 'skl2onnx', 'scipy'}"
+    code = f"import sys, converter.measure; print(sorted({heavy} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 # --- judgement -----------------------------------------------------------------------------------
