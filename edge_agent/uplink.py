@@ -116,7 +116,7 @@ class Uplink:
         """How full the outbox is. Any thread."""
         outbox = self._outbox
         return OutboxStatus(
-            records=outbox.records,
+            records=outbox.records + len(self._intake),  # whoever awaits 0 awaits these too
             file_bytes=outbox.file_bytes,
             seq_last=outbox.seq_last,
             oldest_t=self._oldest_t if outbox.records else 0.0,
@@ -311,7 +311,7 @@ class Uplink:
         """How long nothing needs to be done unless an event comes."""
         now = self._clock.monotonic_ns()
         times = [self._commit_ns] if self._commit_ns is not None else []
-        if self._delivery.up and (due := self._delivery.due_ns(now)) is not None:
+        if self._delivery.up and (due := self._delivery.due_ns()) is not None:
             times.append(due)
         pause_s = (min(times) - now) / _S if times else _IDLE_S
         least_s = _FAULT_PAUSE_S if self._fault else 0.0
