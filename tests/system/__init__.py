@@ -1,0 +1,1 @@
+"""The whole system under fire: real processes, real brokers, real configuration files."""
