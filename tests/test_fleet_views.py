@@ -22,16 +22,15 @@ from edge_agent.fleet.collect import CollectReport, DeviceReport
 from edge_agent.fleet.devices import read_statuses
 from edge_agent.fleet.records import Row
 from edge_agent.fleet.session import Session
+from edge_agent.fleet.text import clean, text_table
 from edge_agent.fleet.views import (
     REPORT_HEADER,
     STATUS_HEADER,
-    clean,
     report_rows,
     seen_json,
     seen_line,
     status_notes,
     status_rows,
-    text_table,
 )
 from edge_agent.fleet.watch import Seen, follow
 from edge_agent.testing.broker import SimulatedBroker

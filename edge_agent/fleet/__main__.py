@@ -20,6 +20,7 @@ from edge_agent.contract.messages import encode
 from edge_agent.contract.names import name_fault
 from edge_agent.contract.topics import Topics
 from edge_agent.fleet.options import broker_options
+from edge_agent.fleet.text import clean
 
 EXIT_REFUSED: Final = 8
 """``publish``: at least one device has refused the bundle."""
@@ -226,7 +227,7 @@ def status(
     from edge_agent.fleet.devices import read_statuses
     from edge_agent.fleet.screen import show_table
     from edge_agent.fleet.session import open_session
-    from edge_agent.fleet.views import STATUS_HEADER, clean, status_notes, status_rows
+    from edge_agent.fleet.views import STATUS_HEADER, status_notes, status_rows
 
     topics = Topics(broker.prefix)
     wanted = topics.status(_device(device))
@@ -235,7 +236,7 @@ def status(
         answers = session.ask_all([wanted], wait_s)
     statuses, faults = read_statuses(topics, answers)
     for fault in faults:
-        _tell(clean(fault))
+        _tell(fault)
     if as_json:
         click.echo(encode(statuses))
     elif statuses:
@@ -297,7 +298,7 @@ def _device(name: str | None) -> str:
 
 
 def _tell(sentence: str) -> None:
-    click.echo(sentence, err=True)
+    click.echo(clean(sentence), err=True)
 
 
 def _log_as_a_service() -> None:

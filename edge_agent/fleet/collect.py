@@ -24,6 +24,7 @@ from edge_agent.fleet.devices import read_status
 from edge_agent.fleet.records import SEQ_MAX, Row, parse_batch
 from edge_agent.fleet.sinks import Boot, Sink, Tally
 from edge_agent.fleet.subscription import Subscription
+from edge_agent.fleet.text import clean
 from edge_agent.link import Denied, Down, Event, Message, Port, Published, Refused, Up
 
 log = logging.getLogger(__name__)
@@ -204,7 +205,7 @@ class Collector:
         """Count what cannot be read, and say it as long as that helps anybody."""
         self._malformed += 1
         if self._malformed <= _COMPLAINTS_N_MAX:
-            log.warning("left out: %s", text)
+            log.warning("left out: %s", clean(text))
 
     def _commit(self) -> None:
         """Store what this round brought, then queue its acknowledgements."""

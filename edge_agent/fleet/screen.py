@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Final, Self
 import click
 
 from edge_agent.contract.messages import Status
+from edge_agent.fleet.text import clean, text_table
 from edge_agent.fleet.views import (
     STATUS_HEADER,
     seen_json,
     seen_line,
     status_notes,
     status_rows,
-    text_table,
 )
 from edge_agent.fleet.watch import Seen
 
@@ -96,7 +96,7 @@ class Meter:
         if self._open:
             click.echo(err=True)
             self._open = False
-        click.echo(sentence, err=True)
+        click.echo(clean(sentence), err=True)
 
 
 class Screen:

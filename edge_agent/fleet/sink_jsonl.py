@@ -1,7 +1,8 @@
 """Records as one JSON object a line, for one collector; made to be read by other programs.
 
 A line is ``{"device": …, "boot": …, "late": …, "received_t": …, "record": {…}}``. What is stored
-already is kept as ranges in memory, and found again by reading the file at the start.
+already is kept as ranges in memory, and found again by reading the file at the start. What a
+status said of the end of a boot is not in the file: after a start the next status says it again.
 """
 
 from __future__ import annotations

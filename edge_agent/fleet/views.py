@@ -1,13 +1,9 @@
-"""How devices, records and counts look in a terminal. Pure: values in, text out.
-
-Text that comes from devices is printed without control characters, so that no device can write to
-the operator's terminal what it likes.
-"""
+"""How devices, records and counts look in a terminal. Pure: values in, text out."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Final
 
 import msgspec
@@ -15,6 +11,7 @@ import msgspec
 from edge_agent.contract.messages import Decision, Ledger, PipelineStatus, Started, Status
 from edge_agent.contract.messages import UpdateReport as Update
 from edge_agent.fleet.collect import CollectReport
+from edge_agent.fleet.text import clean
 from edge_agent.fleet.watch import Seen, Shown
 
 STATUS_HEADER: Final = (
@@ -39,24 +36,6 @@ REPORT_HEADER: Final = (
     "unsequenced",
     "duplicates",
 )
-
-
-def clean(text: str) -> str:
-    """The text with whatever a terminal might obey replaced."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
-
-
-def text_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Columns in plain text; numbers to the right."""
-    lines = [list(header), *(list(row) for row in rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
-    return "\n".join(
-        "  ".join(
-            cell.rjust(width) if _is_number(cell) else cell.ljust(width)
-            for cell, width in zip(line, widths, strict=True)
-        ).rstrip()
-        for line in lines
-    )
 
 
 def status_rows(statuses: Iterable[Status]) -> list[tuple[str, ...]]:
@@ -171,7 +150,3 @@ def _record(record: Shown) -> str:
 def _update(update: Update) -> str:
     reason = f": {update.reason}" if update.reason else ""
     return f"update to {update.model} {update.version}: {update.state}{reason}"
-
-
-def _is_number(text: str) -> bool:
-    return text.replace(".", "", 1).isdigit()
