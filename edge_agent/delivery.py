@@ -12,8 +12,9 @@
 * With confirmation by a collector only its acknowledgement lets a record go. The backlog begins
   with about one batch and may grow by what is confirmed, up to ``unconfirmed_n_max``: as long as
   nobody collects little is wasted, and whoever comes first gets the lowest records first. What is
-  overtaken (later records are confirmed) or unanswered for ``resend_s`` goes back to the backlog;
-  when nothing was confirmed in that time all goes back, and the wait doubles, up to 30 s.
+  overtaken (later records are confirmed) or unanswered for ``resend_s``, or for twice the time
+  that the last answer took, goes back to the backlog; when nothing was confirmed in that time all
+  goes back, and the wait doubles. It is never above 30 s.
 * A PUBACK that does not come within 30 s counts as lost. A topic that the broker refuses is left
   alone for 30 s; its records wait, or, if it is the live topic, take the way of the backlog.
 """
@@ -27,6 +28,7 @@ from typing import Final
 import msgspec
 
 from edge_agent.config import UplinkConfig
+from edge_agent.rate import Rate
 from edge_agent.spans import Spans
 
 _S: Final = 1_000_000_000
@@ -34,7 +36,6 @@ _PUBACK_NS: Final = 30 * _S
 _REFUSED_NS: Final = 30 * _S
 _RESEND_NS_MAX: Final = 30 * _S
 _WINDOW_N: Final = 200  # backlog records sent before the first confirmation
-_PACE_S: Final = 0.05  # backlog is sent in portions of this much time
 
 
 class Way(Enum):
@@ -97,8 +98,7 @@ class Delivery:
         self._resend_ns = self._resend_ns_min = round(config.resend_s * _S)
         self._window_n = _WINDOW_N
         self._progress_ns = 0
-        self._credit_n = 0.0  # backlog records that the rate allows
-        self._credit_ns = 0
+        self._rate = Rate(config.backlog_n_per_s)
 
     # --- the connection ---
 
@@ -110,7 +110,7 @@ class Delivery:
         self.unsent_messages = Spans([(1, message)])
         self.live_from = position + 1
         self._resend_ns, self._window_n = self._resend_ns_min, _WINDOW_N
-        self._credit_n, self._credit_ns = self._portion, now
+        self._rate.begin(now)
 
     def disconnected(self) -> None:
         """The link went down: nothing that is not confirmed counts as sent."""
@@ -133,10 +133,7 @@ class Delivery:
         """How many backlog records may be sent now."""
         if not self._backlog_is_open:
             return 0
-        self._earn(now)
-        if self._credit_n < self._portion:
-            return 0
-        return max(0, min(int(self._credit_n), self._window_room))
+        return max(0, min(self._rate.allowed(now), self._window_room))
 
     @property
     def live_is_refused(self) -> bool:
@@ -146,7 +143,7 @@ class Delivery:
     def sent(self, token: int, way: Way, topic: str, spans: Spans, now: int) -> None:
         """A message was handed to the link."""
         if way is Way.BACKLOG:
-            self._credit_n -= spans.count
+            self._rate.spend(spans.count)
         self._in_flight[token] = Sent(way, topic, spans, now, now)
 
     def is_refused(self, topic: str) -> bool:
@@ -184,11 +181,12 @@ class Delivery:
 
     def confirmed(self, spans: Spans, now: int) -> None:
         """A collector confirmed records that were still kept."""
-        newest, count = -1, 0
+        newest, count, answer_ns = -1, 0, 0
         for token, sent in self._record_waits():
             gone = sum(sent.spans.remove(first, last) for first, last in spans)
             if gone:
                 newest = max(newest, token)
+                answer_ns = max(answer_ns, now - sent.sent_ns)
                 count += gone if sent.way is Way.BACKLOG else 0
             if not sent.spans:
                 self._records.pop(token, None)
@@ -196,7 +194,7 @@ class Delivery:
             if token >= newest >= 0:  # later ones are not overtaken, they may yet be answered
                 sent.since_ns = now
         self._progress_ns = now
-        self._resend_ns = self._resend_ns_min
+        self._resend_ns = min(max(self._resend_ns_min, 2 * answer_ns), _RESEND_NS_MAX)
         self._window_n = min(self._window_n + count, self._config.unconfirmed_n_max)
 
     def settled(self, now: int) -> tuple[Spans, Spans]:
@@ -217,7 +215,7 @@ class Delivery:
         if self.by_collector:
             self._expire_unanswered(now)
 
-    def due_ns(self, now: int) -> int | None:
+    def due_ns(self) -> int | None:
         """When a rule next has something to do without an event; None for never."""
         times = list(self._refused.values())
         times += [sent.since_ns + _PUBACK_NS for sent in self._in_flight.values()]
@@ -226,8 +224,7 @@ class Delivery:
         settle_ns = round(self._config.settle_s * _S)
         times += [sent.since_ns + settle_ns for sent in _first(self._messages)]
         if self._backlog_is_open and self._window_room > 0:
-            missing_s = (self._portion - self._credit_n) / self._config.backlog_n_per_s
-            times.append(max(now, self._credit_ns + round(missing_s * _S)))
+            times.append(self._rate.due_ns())
         return min(times, default=None)
 
     @property
@@ -262,15 +259,6 @@ class Delivery:
         for token, sent in [*self._records.items(), *self._in_flight.items()]:
             if sent.way is not Way.MESSAGE:
                 yield token, sent
-
-    def _earn(self, now: int) -> None:
-        earned = (now - self._credit_ns) / _S * self._config.backlog_n_per_s
-        self._credit_n = min(self._credit_n + earned, 2 * self._portion)
-        self._credit_ns = now
-
-    @property
-    def _portion(self) -> float:
-        return max(1.0, self._config.backlog_n_per_s * _PACE_S)
 
     @property
     def _backlog_is_open(self) -> bool:
