@@ -48,7 +48,7 @@ class Job:
 
     Attributes:
         state: as last entered; set by the owner.
-        fetch: while chunks are being fetched; the owner ends its subscriptions, then ``pause``s.
+        fetch: from the first chunk on; the owner ends its subscriptions, then calls ``pause``.
         note: what it waits for; empty when it moves.
         retry_ns: monotonic time before which the disk is not tried again.
     """

@@ -230,9 +230,7 @@ class Updater:
         assert state in TRANSITIONS[job.state], f"there is no way from {job.state} to {state}"
         job.state, job.note = state, ""
         self._reports.enter(job.desired.model, job.desired, state, reason)
-        if state == "verified":
-            self._let_go(job)  # of the last blobs
-        elif not TRANSITIONS[state]:
+        if not TRANSITIONS[state]:
             self._settled[job.desired.model] = job.desired.revision
             self._drop(job)
 
