@@ -47,7 +47,7 @@ def build(
     measure_anew: bool = False,
     progress: Progress = lambda _: None,
 ) -> Built:
-    """Turn a trained model into a verified bundle. A build that fails leaves nothing behind.
+    """Turn a trained model into a verified bundle. Nothing is written before it is proven.
 
     Args:
         recipe: a recipe, or the path of its file.

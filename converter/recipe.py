@@ -169,6 +169,10 @@ def check_recipe(recipe: Recipe) -> None:
     Raises:
         ConfigError: ``FIELD: what is wrong``.
     """
+    try:  # what a file would have been refused for
+        msgspec.convert(msgspec.to_builtins(recipe), Recipe)
+    except msgspec.ValidationError as exc:
+        raise ConfigError(f"recipe: {exc}") from exc
     for fault in _faults(recipe, Path()):
         raise ConfigError(f"{fault.path.removeprefix('$.')}: {fault.text}")
 

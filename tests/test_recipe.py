@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from converter.recipe import ChannelRecipe, DataRecipe, Recipe, check_recipe, load_recipe
@@ -107,3 +108,5 @@ def test_a_recipe_made_in_python_is_checked_alike(folder: Path) -> None:
     )
     with pytest.raises(ConfigError, match=r"channels\[1\]\.name: 'ax' appears twice"):
         check_recipe(recipe)
+    with pytest.raises(ConfigError, match=r"Expected `float` > 0.0 - at `\$\.rate_hz`"):
+        check_recipe(msgspec.structs.replace(recipe, rate_hz=-1.0))
