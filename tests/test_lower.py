@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import helper
 from onnx_runs import assert_same_answers, labels_of, run
+from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.compose import ColumnTransformer
 from sklearn.covariance import EllipticEnvelope
@@ -392,6 +393,53 @@ def test_an_own_transformer_exports_by_its_method():
     x, y = iris()
     model = make_pipeline(HalveWithForm(), LogisticRegression(max_iter=50)).fit(x, y)
     assert_same_answers(imported(model, x), rows(x))
+
+
+class OwnForest(RandomForestClassifier):
+    """A subclass may answer anything: its parent's form is not taken for its own."""
+
+
+class OwnBoundary(ClassifierMixin, BaseEstimator):
+    """A user's own classifier: the first feature against its mean."""
+
+    def fit(self, x, y):
+        self.classes_ = np.unique(y)
+        self.border_ = float(np.mean(x[:, 0]))
+        return self
+
+    def decision_function(self, x):
+        return x[:, 0] - np.float32(self.border_)
+
+    def predict(self, x):
+        return self.classes_[(self.decision_function(x) > 0).astype(int)]
+
+    def onnx_form(self, graph, x):
+        first = graph.add("Gather", x, graph.constant([0], np.int64), axis=1)
+        above = graph.add("Sub", first, graph.constant(self.border_))
+        return graph.add("Concat", graph.add("Neg", above), above, axis=1)
+
+
+class Broken(HalveWithForm):
+    def onnx_form(self, graph, x):
+        return graph.add("NoSuchOperator", x)
+
+
+def test_an_own_classifier_exports_by_its_method():
+    x, y = iris()
+    assert_same_answers(imported(OwnBoundary().fit(x, y > 0), x), rows(x))
+
+
+def test_a_broken_own_form_is_an_error_of_its_author():
+    x, y = iris()
+    model = make_pipeline(Broken(), LogisticRegression(max_iter=50)).fit(x, y)
+    with pytest.raises(ConfigError, match=r"no valid ONNX form[\s\S]*NoSuchOperator"):
+        imported(model, x)
+
+
+def test_a_subclass_of_a_known_estimator_is_refused_by_name():
+    x, y = iris()
+    with pytest.raises(ConfigError, match="OwnForest has no ONNX form"):
+        imported(OwnForest(2).fit(x, y), x)
 
 
 def test_an_own_transformer_without_a_form_is_refused_by_name():

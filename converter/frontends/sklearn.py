@@ -67,18 +67,13 @@ def import_estimator(
     graph = Graph()
     head = _lower(model, graph)
     outputs = _outputs(task, head, width)
-    tensors = [head.label if output.role == "label" else head.scores for output in outputs]
-    proto = graph.finish(
-        list(zip(outputs, [str(tensor) for tensor in tensors], strict=True)),
-        length=length,
-        channels=len(channels),
-    )
+    proto = graph.finish(outputs, length=length, channels=len(channels))
     names, compute = _estimator_inputs(model, shape)
     return Imported(
         graph=proto,
         task=task,
         labels=_labels(model, task, labels),
-        outputs=outputs,
+        outputs=tuple(output for output, _ in outputs),
         original=original,
         estimator=_describe(model),
         feature_names=names,
@@ -253,13 +248,14 @@ def _unnamed_inputs() -> Iterator[None]:
         yield
 
 
-def _outputs(task: Task, head: Head, width: int) -> tuple[Output, ...]:
+def _outputs(task: Task, head: Head, width: int) -> list[tuple[Output, str]]:
+    """The outputs, each with the tensor that it takes its value from."""
     if task == "regression":
-        return (Output(name="value", role="value", width=width),)
-    scores = Output(name="scores", role="scores", width=width)
-    if head.label is None:
-        return (scores,)
-    return (scores, Output(name="label", role="label", width=1))
+        return [(Output(name="value", role="value", width=width), head.scores)]
+    outputs = [(Output(name="scores", role="scores", width=width), head.scores)]
+    if head.label is not None:
+        outputs.append((Output(name="label", role="label", width=1), head.label))
+    return outputs
 
 
 def _labels(model: Any, task: Task, names: tuple[str, ...] | None) -> tuple[str, ...]:
@@ -289,8 +285,11 @@ def _estimator_inputs(
         def transform(windows: F32) -> NDArray[np.float64]:
             return np.asarray(first.transform(windows), dtype=np.float64)
 
-        names = tuple(str(name) for name in first.get_feature_names_out(list(shape.channels)))
-        return names, transform
+        if hasattr(first, "get_feature_names_out"):
+            names = first.get_feature_names_out(list(shape.channels))
+            return tuple(str(name) for name in names), transform
+        blank = np.ones((1, shape.length, len(shape.channels)), dtype=np.float32)
+        return tuple(f"f{i}" for i in range(transform(blank).shape[1])), transform
 
     def flatten(windows: F32) -> NDArray[np.float64]:
         return np.asarray(windows, dtype=np.float64).reshape(len(windows), -1)
