@@ -500,7 +500,8 @@ def test_what_the_cap_dropped_is_said_when_the_link_is_back(make: Callable[..., 
 
 
 def test_a_full_disk_keeps_records_in_memory_and_is_got_over(make: Callable[..., Rig]) -> None:
-    rig = make(queue_n_max=40)
+    rig = make(queue_n_max=40, confirm="collector")
+    rig.link.start()
     rig.offer(10)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     wal = rig.path.with_name("outbox.db-wal").stat().st_size
@@ -508,7 +509,9 @@ def test_a_full_disk_keeps_records_in_memory_and_is_got_over(make: Callable[...,
     try:
         rig.offer(50)
         fault = rig.uplink.status().fault
-        rig.turn(seconds=2, rounds=8)
+        for _ in range(32):  # acknowledgements do not put the next attempt off
+            rig.turn(seconds=0.5, rounds=1)
+            rig.ack(3)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert "space" in fault
@@ -516,7 +519,9 @@ def test_a_full_disk_keeps_records_in_memory_and_is_got_over(make: Callable[...,
     rig.turn(seconds=16)
     status = rig.uplink.status()
     assert (status.fault, status.dropped) == ("", 10)
-    assert status.seq_last == 51
+    assert status.seq_last == 52  # with the ledger record
+    rig.ack(52)
+    assert rig.records == 0
 
 
 def test_a_damaged_file_is_replaced_and_the_boot_goes_on(make: Callable[..., Rig]) -> None:
