@@ -211,3 +211,22 @@ def test_a_summary_needs_no_broker(tmp_path):
     done = edge_fleet("collect", "--to", path, "--summary", "--broker", NOWHERE)
     found = json.loads(done.stdout.splitlines()[-1].removeprefix("RESULT "))
     assert (found["received"], found["missing"]) == (2, 1)
+
+
+def test_a_collector_without_a_broker_keeps_trying_says_so_and_ends_in_order(tmp_path):
+    options = ("--broker", NOWHERE, "--to", str(tmp_path / "records.db"))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "edge_agent.fleet", "collect", *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert "not connected" in process.stderr.readline()
+        process.terminate()
+        out, _ = process.communicate(timeout=30)
+    finally:
+        process.kill()
+        process.wait(10)
+    assert process.returncode == 0
+    assert out.splitlines()[-1].startswith("RESULT {")

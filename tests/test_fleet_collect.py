@@ -114,6 +114,17 @@ def test_one_commit_takes_a_bounded_group(tmp_path):
     assert bench.acks()[-1].through == 25
 
 
+def test_refused_acknowledgements_are_said_once_a_connection(bench, caplog):
+    bench.broker.deny(TOPICS.ack("+"))
+    for connection in (1, 2):
+        for seq in range(3):
+            bench.send(batch(seq + 1))
+            bench.rounds()
+        assert caplog.text.count("acknowledgements are refused: Not authorized") == connection
+        bench.broker.restart()
+        bench.rounds()
+
+
 def test_duplicates_are_acknowledged_again_since_acknowledgements_get_lost(bench):
     bench.broker.deny(TOPICS.ack("+"))
     bench.send(batch(1, 2))

@@ -98,6 +98,7 @@ class Collector:
         self._tokens = count(1)
         self._duplicates: defaultdict[str, int] = defaultdict(int)
         self._malformed = 0
+        self._refused_told = False
         self._active_ns = clock.monotonic_ns()
 
     def step(self, seconds: float) -> None:
@@ -167,11 +168,12 @@ class Collector:
                 self._in_flight.discard(token)
             case Refused(token, reason):
                 self._in_flight.discard(token)
-                log.warning("an acknowledgement is refused: %s: devices keep their records", reason)
+                self._warn_refused(reason)
             case Denied(topic, reason):
                 if not self._subscription.denied(topic):
                     raise LinkError(f"the broker forbids to read {topic}: {reason}: allow it")
             case Up():
+                self._refused_told = False
                 self._subscription.up()
             case Down():  # the link says why, and keeps trying
                 self._in_flight.clear()
@@ -200,6 +202,12 @@ class Collector:
         status = read_status(self._topics, message.topic, message.payload)
         if status and status.outbox and 0 <= status.outbox.seq_last <= SEQ_MAX:
             self._seen[status.device, status.boot] = status.outbox.seq_last
+
+    def _warn_refused(self, reason: str) -> None:
+        """Say once a connection that nothing can be acknowledged."""
+        if not self._refused_told:
+            log.warning("acknowledgements are refused: %s: devices keep their records", reason)
+            self._refused_told = True
 
     def _complain(self, text: str) -> None:
         """Count what cannot be read, and say it as long as that helps anybody."""
