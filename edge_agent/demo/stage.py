@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -20,7 +21,7 @@ from edge_agent.demo.workshop import DEVICE, Desk, Say, write_config
 _POLL_S: Final = 0.25
 _LINE_EVERY: Final = round(RATE_HZ)  # readings between two lines
 _SILENT_S: Final = 30.0  # without a new decision, something is wrong
-_PUSH_S: Final = 40.0
+_PUSH_S: Final = 75.0
 _ARRIVE_S: Final = 15.0
 
 
@@ -53,20 +54,20 @@ class Stage:
         collect = console("edge-fleet", "collect", "--to", files.collected, "--json", *self._fleet)
         self._collector = Program("collector", collect, files.logs)
         self._agent = Program("agent", console("edge-agent", "run", files.config), files.logs)
-        self._publish: Program | None = None
+        self._stack = ExitStack()
         self._away_since: float | None = None
         self._newest: Decision | None = None
         self._shown = 0
         self.collected = Collected(files.collected, DEVICE)
 
     def __enter__(self) -> Self:
-        try:
+        with ExitStack() as stack:
+            stack.callback(self._broker.end)
             self._broker.start()
-            self._collector.start()
-            self._agent.start()
-        except BaseException:
-            self._end()
-            raise
+            for program in (self._collector, self._agent):
+                stack.callback(program.end)
+                program.start()
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(
@@ -75,7 +76,7 @@ class Stage:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._end()
+        self._stack.close()
 
     @property
     def broker_kind(self) -> str:
@@ -99,7 +100,7 @@ class Stage:
         bundle = self._desk.files.bundle(version)
         command = console("edge-fleet", "publish", bundle, "--to", DEVICE, "--json", *self._fleet)
         program = Program(f"publish-{version.number}", command, self._desk.files.logs)
-        self._publish = program
+        self._stack.callback(program.end)
         program.start()
         self.follow(lambda: not program.running, most_s=_PUSH_S)
         program.wait(0)
@@ -161,20 +162,30 @@ class Stage:
     # --- what is seen ----------------------------------------------------------------------------
 
     def _look(self) -> None:
-        """Take in the newest decision, and show it when a second has passed since the last."""
-        kept = self._kept() if self._away_since is not None else None
-        seen = kept.newest if kept else self.collected.newest()
-        if seen and (self._newest is None or seen.reading > self._newest.reading):
-            self._newest = seen
-        if self._newest is None or self._newest.reading < self._shown + _LINE_EVERY:
+        """Take in the newest decision, and show it when a second has passed since the last.
+
+        What the collector does not have yet is looked for on the device itself.
+        """
+        kept: Kept | None = None
+        if not self._is_news(seen := self.collected.newest()):
+            kept = self._kept()
+            seen = kept.newest if kept else None
+        if seen is None or not self._is_news(seen):
             return
-        self._shown = self._newest.reading
-        if self._away_since is None:
-            where = f"{self.collected.count()} received"
-        else:
-            waiting = f", {kept.waiting} wait on the device" if kept else ""
-            where = f"broker away {time.time() - self._away_since:.0f} s{waiting}"
-        self._say(self._line(self._newest, where))
+        self._newest = seen
+        if seen.reading < self._shown + _LINE_EVERY:
+            return
+        self._shown = seen.reading
+        where = [f"{self.collected.count()} received"]
+        if kept:
+            where.append(f"{kept.waiting} wait on the device")
+        if self._away_since is not None:
+            where.append(f"broker away {time.time() - self._away_since:.0f} s")
+        self._say(self._line(seen, ", ".join(where)))
+
+    def _is_news(self, seen: Decision | None) -> bool:
+        """Whether it came after the newest that is known."""
+        return seen is not None and (self._newest is None or seen.reading > self._newest.reading)
 
     def _line(self, decision: Decision, where: str) -> str:
         truth = str(self._desk.tape.truth[decision.reading - 1])
@@ -192,8 +203,3 @@ class Stage:
         self._collector.require_running()
         if self._away_since is None:
             self._broker.require_running()
-
-    def _end(self) -> None:
-        for program in (self._publish, self._agent, self._collector, self._broker):
-            if program is not None:
-                program.end()

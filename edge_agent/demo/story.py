@@ -7,7 +7,7 @@ import shutil
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -20,9 +20,10 @@ from edge_agent.demo.stage import Outage, Stage
 from edge_agent.demo.summary import Delivery, Figures, faults, format_text, make_figures
 from edge_agent.demo.tape import TRUTH_COLUMN
 from edge_agent.demo.training import HOP, LENGTH
-from edge_agent.demo.workshop import REPLAYED, Desk, Plan, Say, prepare
+from edge_agent.demo.workshop import REPLAYED, Desk, Plan, Say, conversion, prepare, say_built
 
 _RESULT: Final = b"RESULT "
+_CONVERT_S: Final = 300.0
 _STEP_S: Final = 60.0  # longest that the play waits beyond what it should take
 
 
@@ -47,6 +48,7 @@ def run(out: Path, json_file: Path | None, plan: Plan | None = None) -> int:
 
     with _terminable():
         desk = prepare(out, plan, say)
+        _build(desk, say)
         with Stage(desk, say) as stage:
             outage = _play(stage, desk, plan, say)
             figures = _measure(stage, desk, outage, began)
@@ -61,12 +63,28 @@ def run(out: Path, json_file: Path | None, plan: Plan | None = None) -> int:
     return 1 if wrong else 0
 
 
+def _build(desk: Desk, say: Say) -> None:
+    """Build both bundles, at once: the second is only pushed later."""
+    both = (desk.first, desk.second)
+    say("building both: " + ", ".join(f"edge-convert build {desk.files.recipe(v).name}" for v in both))
+    programs = [conversion(version, desk.files) for version in both]
+    with ExitStack() as stack:
+        for program in programs:
+            stack.callback(program.end)
+            program.start()
+        for program in programs:
+            program.wait(_CONVERT_S)
+    for program in programs:
+        say_built(program.result(), say)
+
+
 def _play(stage: Stage, desk: Desk, plan: Plan, say: Say) -> Outage:
-    """Everything from the first push until the broker has seen two versions and died once."""
-    say(f"{stage.broker_kind}, a collector and the agent are running; the agent has no model yet")
-    report = stage.push(desk.first)
-    say(f"{desk.first.number} pushed over MQTT: {report['bytes']} bytes; the device has taken it")
-    say(f"subject {REPLAYED} begins, at the real rate: {desk.tape.seconds:.0f} s")
+    """Everything from the first push until the device has taken the second version."""
+    first, second = desk.first, desk.second
+    say(f"{stage.broker_kind}, a collector and the agent run; the agent waits for a model")
+    report = stage.push(first)
+    say(f"{first.number} pushed over MQTT, {report['bytes']} bytes; the device has taken it")
+    say(f"subject {REPLAYED} begins, at the real rate, {desk.tape.seconds:.0f} s")
     stage.follow(lambda: stage.position_s >= plan.before_s, most_s=plan.before_s + _STEP_S)
     stage.cut_broker()
     say(f"the broker is killed; for {plan.outage_s:g} s the device is alone")
@@ -74,9 +92,9 @@ def _play(stage: Stage, desk: Desk, plan: Plan, say: Say) -> Outage:
     stage.follow(lambda: time.monotonic() >= until, most_s=plan.outage_s + _STEP_S)
     outage = stage.restore_broker()
     say(f"the broker is back, after {outage.seconds:.1f} s")
-    say(f"pushing {desk.second.number} to the running device")
-    report = stage.push(desk.second)
-    say(f"{desk.second.number} pushed: {report['bytes']} bytes; the device has taken it")
+    say(f"pushing {second.number} to the running device")
+    report = stage.push(second)
+    say(f"{second.number} pushed over MQTT, {report['bytes']} bytes; the device has taken it")
     return outage
 
 
@@ -132,8 +150,11 @@ def _go_on(desk: Desk) -> str:
 def _typed(name: str, *arguments: str | Path) -> str:
     """A command as one would type it here: by name where the shell finds this very one."""
     command = console(name, *arguments)
+    program = Path(command[0])
     if shutil.which(name) == command[0]:
         command[0] = name
+    elif program.is_relative_to(Path.cwd()):
+        command[0] = str(program.relative_to(Path.cwd()))
     return shlex.join(command)
 
 

@@ -1,11 +1,11 @@
-"""The operator's desk: recordings, trained models, bundles and the agent's configuration."""
+"""The operator's desk: recordings, trained models, recipes and the agent's configuration."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -25,11 +25,13 @@ VALIDATION: Final = (9, 10)
 _VALIDATION_FILE: Final = "validation.npz"
 _RECORDING_FILE: Final = "recording.csv"
 _MARK: Final = ".edge-agent-demo"
-_CONVERT_S: Final = 300.0
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """How long what takes, at the recording's real rate.
+
+    After the outage there must be time for an agent that looks for its broker twice a minute, and
+    for the second push.
 
     Attributes:
         piece_s: of each exercise that the device is given to see.
@@ -38,7 +40,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     piece_s: float = 10.0
-    before_s: float = 18.0
+    before_s: float = 12.0
     outage_s: float = 16.0
 
 
@@ -97,8 +99,8 @@ class Desk(msgspec.Struct, frozen=True):
     Attributes:
         files: where it lies.
         tape: what the device is given to see.
-        first: the fitted version to begin with; its bundle is there.
-        second: the one that follows.
+        first: the fitted version to begin with; its model and recipe are there, no bundle yet.
+        second: the one that follows, likewise.
     """
 
     files: Files
@@ -108,7 +110,7 @@ class Desk(msgspec.Struct, frozen=True):
 
 
 def prepare(out: Path, plan: Plan, say: Say) -> Desk:
-    """Train, convert and write down what the device will see.
+    """Train both versions, and write down what the device will see.
 
     Raises:
         EdgeError: a step failed.
@@ -123,11 +125,25 @@ def prepare(out: Path, plan: Plan, say: Say) -> Desk:
     for version in (first, second):
         say(f"training {version.number}, {version.about}")
         accuracy = train(version, _of(takes, TRAINING))
-        say(f"  subjects 1 to 7; {accuracy:.1%} of its own training windows are right")
-        recipe = save(version, files.out, validation=_VALIDATION_FILE)
-        say(f"  edge-convert build {recipe.name}")
-        _convert(recipe, version, files, say)
+        save(version, files.out, validation=_VALIDATION_FILE)
+        say(f"  on subjects 1 to 7; {accuracy:.1%} of its own training windows are right")
     return Desk(files, tape, first, second)
+
+
+def conversion(version: Version, files: Files) -> Program:
+    """The program that turns a trained version into a bundle, not started yet."""
+    command = console("edge-convert", "build", files.recipe(version))
+    return Program(f"convert-{version.number}", command, files.logs)
+
+
+def say_built(found: dict[str, Any], say: Say) -> None:
+    """Say what has become of a model, by the figures of its conversion."""
+    size, p50_us = found["file_bytes"] / 1000, found["p50_us"]
+    say(
+        f"  {found['version']} is built: {found['chosen']}, {size:.0f} kB, {p50_us:.1f} us a window"
+    )
+    flips, windows = found["label_flips"], found["windows"]
+    say(f"  {flips} of {windows} windows of subjects 9 and 10 answered other than by the original")
 
 
 def write_config(files: Files, url: str) -> None:
@@ -176,24 +192,6 @@ def _fresh(out: Path) -> Files:
     except OSError as exc:
         raise ConfigError(f"{out}: {exc.strerror}: name another folder by --out") from exc
     return files
-
-
-def _convert(recipe: Path, version: Version, files: Files, say: Say) -> None:
-    """Build a bundle and say what has become of the model."""
-    program = Program(
-        f"convert-{version.number}", console("edge-convert", "build", recipe), files.logs
-    )
-    program.start()
-    try:
-        program.wait(_CONVERT_S)
-    finally:
-        program.end()
-    found = program.result()
-    say(
-        f"  {found['chosen']} chosen: {found['file_bytes'] / 1000:.0f} kB, "
-        f"{found['p50_us']:.1f} us a window; of {found['windows']} windows of subjects 9 and 10 "
-        f"it answers {found['label_flips']} differently from the original"
-    )
 
 
 def _of(takes: list[Take], subjects: range | tuple[int, ...]) -> list[Take]:
