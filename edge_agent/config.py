@@ -154,7 +154,7 @@ class AgentConfig(Settings, frozen=True, kw_only=True):
     Attributes:
         device: this device's id: letters, digits, ``-`` and ``_``.
         data_dir: folder for the outbox and the models; relative to the configuration file.
-        groups: groups that this device belongs to, for ``edge-fleet publish --to GROUP``.
+        groups: groups that this device belongs to, for ``edge-fleet publish --to group:NAME``.
         broker: None runs without a network; records are kept up to the cap.
         pipelines: at least one.
         outbox: how records are kept.

@@ -37,6 +37,8 @@ RestartSec=5
 WatchdogSec=30
 TimeoutStopSec=30
 MemoryMax={memory_max}
+# A model on probation that wants too much memory is ended alone.
+OOMPolicy=continue
 # Decisions come before everything that can wait.
 Nice=-5
 
