@@ -10,8 +10,9 @@
 * With confirmation by the broker a message is forgotten ``settle_s`` after its PUBACK; so are
   messages to users' topics always.
 * With confirmation by a collector only its acknowledgement lets a record go. The backlog begins
-  with about one batch and may grow by what is confirmed, up to ``unconfirmed_n_max``: as long as
-  nobody collects little is wasted, and whoever comes first gets the lowest records first. What is
+  with one message; once that is answered, the window opens by what is confirmed, up to
+  ``unconfirmed_n_max``. So as long as nobody collects little is wasted, and whoever comes first,
+  even between two messages, gets the lowest records first. What is
   overtaken (later records are confirmed) or unanswered for ``resend_s``, or for twice the time
   that the last answer took, goes back to the backlog; when nothing was confirmed in that time all
   goes back, and the wait doubles. It is never above 30 s.
@@ -35,7 +36,7 @@ _S: Final = 1_000_000_000
 _PUBACK_NS: Final = 30 * _S
 _REFUSED_NS: Final = 30 * _S
 _RESEND_NS_MAX: Final = 30 * _S
-_WINDOW_N: Final = 200  # backlog records sent before the first confirmation
+_WINDOW_N: Final = 200  # backlog records that the first message may hold
 
 
 class Way(Enum):
@@ -96,7 +97,7 @@ class Delivery:
         self._refused: dict[str, int] = {}  # topic: when it may be tried again
         self._held: dict[str, Spans] = {}  # messages that wait for a refused topic
         self._resend_ns = self._resend_ns_min = round(config.resend_s * _S)
-        self._window_n = _WINDOW_N
+        self._window_n, self._answered = _WINDOW_N, False
         self._progress_ns = 0
         self._rate = Rate(config.backlog_n_per_s)
 
@@ -109,7 +110,8 @@ class Delivery:
         self.unsent = Spans([(1, position)])
         self.unsent_messages = Spans([(1, message)])
         self.live_from = position + 1
-        self._resend_ns, self._window_n = self._resend_ns_min, _WINDOW_N
+        self._resend_ns = self._resend_ns_min
+        self._window_n, self._answered = _WINDOW_N, False
         self._rate.begin(now)
 
     def disconnected(self) -> None:
@@ -196,6 +198,7 @@ class Delivery:
         self._progress_ns = now
         self._resend_ns = min(max(self._resend_ns_min, 2 * answer_ns), _RESEND_NS_MAX)
         self._window_n = min(self._window_n + count, self._config.unconfirmed_n_max)
+        self._answered = self._answered or count > 0
 
     def settled(self, now: int) -> tuple[Spans, Spans]:
         """Positions of records and of messages that the broker has had for long enough."""
@@ -241,7 +244,7 @@ class Delivery:
         ]
         if not late:
             return
-        self._window_n = _WINDOW_N
+        self._window_n, self._answered = _WINDOW_N, False
         if self._progress_ns < min(self._records[token].sent_ns for token in late):
             self._resend_ns = min(2 * self._resend_ns, _RESEND_NS_MAX)
             late = list(self._records)
@@ -273,6 +276,8 @@ class Delivery:
         if not self.by_collector:
             return self._config.unconfirmed_n_max
         waiting = sum(s.spans.count for _, s in self._record_waits() if s.way is Way.BACKLOG)
+        if waiting and not self._answered:
+            return 0
         return min(self._window_n, self._config.unconfirmed_n_max) - waiting
 
 

@@ -287,6 +287,29 @@ def test_the_window_opens_with_answers_up_to_its_bound(make: Callable[..., Rig])
     assert rig.arrived(BACKLOG) == list(range(1, 5002))
 
 
+def test_whoever_collects_first_gets_the_lowest_records_first(make: Callable[..., Rig]) -> None:
+    rig = make(confirm="collector", resend_s=5, batch_bytes=1024)
+    rig.offer(1000)
+    rig.link.start()
+    rig.turn()  # a collector that came now would have to wait for what it missed
+    first = rig.arrived(BACKLOG)
+    assert first == list(range(1, len(first) + 1))
+    assert len([sent for sent in rig.broker.sent if sent.topic == BACKLOG]) == 1
+    rig.ack(len(first))
+    rig.turn()
+    assert rig.arrived(BACKLOG)[: 3 * len(first)] == list(range(1, 3 * len(first) + 1))
+
+
+def test_records_that_are_still_queued_count_as_kept(make: Callable[..., Rig]) -> None:
+    rig = make()
+    rig.turn()
+    before = rig.records
+    rig.uplink.offer(decision(1))
+    assert rig.records == before + 1
+    rig.turn()
+    assert rig.records == before + 1
+
+
 def test_a_gap_is_sent_again_though_later_records_are_confirmed(make: Callable[..., Rig]) -> None:
     rig = make(confirm="collector", resend_s=5)
     rig.link.start()
