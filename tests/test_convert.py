@@ -121,7 +121,7 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     model = make_pipeline(
         WindowFeatures(bands=bands, rate_hz=10.0),
         StandardScaler(),
-        MLPClassifier((64,), max_iter=200, random_state=0, tol=1e-2),
+        MLPClassifier((128, 64), max_iter=200, random_state=0, tol=1e-2),
     ).fit(x, np.array(["slow", "medium", "fast"])[y])
     windows, truth = waves(120, seed=2)
     folder = tmp_path_factory.mktemp("network")
