@@ -148,8 +148,14 @@ class Programs:
         return program
 
 
+def connected(program: Program) -> bool:
+    """Whether it has said that it is connected."""
+    return "connected to" in program.log
+
+
 def finish(collector: Program) -> dict[str, Any]:
     """End a collector in order; its summary."""
+    wait_for(lambda: connected(collector), "the collector to be there at all")
     assert collector.terminate() == 0, collector.log
     return collector.result()
 

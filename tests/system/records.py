@@ -52,10 +52,15 @@ def count_rows(path: Path) -> int:
     return path.read_bytes().count(b"\n")
 
 
+def outbox_bytes(data_dir: Path) -> int:
+    """Size of an agent's outbox on disk: a running agent lets nobody else look into it."""
+    files = (data_dir / "outbox.db", data_dir / "outbox.db-wal")
+    return sum(path.stat().st_size for path in files if path.exists())
+
+
 def kept(data_dir: Path) -> int:
-    """Records in the outbox of an agent, running or not."""
-    path = data_dir / "outbox.db"
-    return int(_query(path, "SELECT records FROM state")[0][0]) if path.exists() else 0
+    """Records in the outbox of an agent that has ended."""
+    return int(_query(data_dir / "outbox.db", "SELECT records FROM state")[0][0])
 
 
 def decisions(rows: Iterable[Row], pipeline: str = "main") -> list[dict[str, Any]]:
@@ -107,4 +112,4 @@ def _query(path: Path, query: str) -> list[Any]:
         except sqlite3.OperationalError as exc:
             if "no such table" not in str(exc):  # the file has only just been made
                 raise
-            return [(0,)] if "count" in query or "state" in query else []
+            return [(0,)] if "count" in query else []

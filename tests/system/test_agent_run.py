@@ -1,6 +1,5 @@
 """The steady state: agent, broker and collector, and how an agent ends."""
 
-
 import brokers
 import pytest
 
