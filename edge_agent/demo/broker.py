@@ -9,11 +9,14 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 from edge_agent.contract.errors import ConfigError
 from edge_agent.demo.programs import Program, StepError
+
+KINDS: Final = ("mosquitto", "nats-server")
 
 _START_S: Final = 20.0
 _POLL_S: Final = 0.05
@@ -26,6 +29,7 @@ class LocalBroker:
     Args:
         folder: for its configuration and storage; exists.
         logs: folder for what it prints; exists.
+        kinds: programs to choose from; the first that is installed is used.
 
     Attributes:
         kind: name of the program.
@@ -35,8 +39,8 @@ class LocalBroker:
         ConfigError: no broker is installed.
     """
 
-    def __init__(self, folder: Path, logs: Path) -> None:
-        self.kind, program = _find()
+    def __init__(self, folder: Path, logs: Path, kinds: Sequence[str] = KINDS) -> None:
+        self.kind, program = _find(kinds)
         self._port = _free_port()
         self.url = f"mqtt://{_HOST}:{self._port}"
         self._conf = folder / f"{self.kind}.conf"
@@ -78,11 +82,11 @@ class LocalBroker:
         return True
 
 
-def _find() -> tuple[str, str]:
+def _find(kinds: Sequence[str]) -> tuple[str, str]:
     """Name and path of the broker to use; nats-server comes with the extra ``[demo]``."""
     beside = str(Path(sys.executable).parent)
     path = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin", beside))
-    for kind in ("mosquitto", "nats-server"):
+    for kind in kinds:
         if program := shutil.which(kind, path=path):
             return kind, program
     raise ConfigError(

@@ -77,7 +77,7 @@ def read_watch(path: Path, sha256: str) -> list[Take]:
         )
     try:
         return _takes(_unpickle(data))
-    except (pickle.UnpicklingError, EOFError, ValueError, KeyError, TypeError) as exc:
+    except (pickle.UnpicklingError, EOFError, ValueError, LookupError, TypeError) as exc:
         raise SourceError(f"{path}: not a set of watch recordings: {exc!r}") from exc
 
 
@@ -99,7 +99,10 @@ def _unpickle(data: bytes) -> dict[str, Any]:
     if version != (1, 0):
         raise ValueError(f"NPY version {version}")
     np.lib.format.read_array_header_1_0(file)  # an object array's data are a pickle of it
-    content: dict[str, Any] = _ArraysOnly(file).load().item()
+    found = _ArraysOnly(file).load()
+    content = found.item() if isinstance(found, np.ndarray) and not found.shape else None
+    if not isinstance(content, dict):
+        raise TypeError("it holds something else")
     return content
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, Final, Self
@@ -42,13 +42,14 @@ class Stage:
 
     Args:
         desk: what was prepared.
+        brokers: see :class:`~edge_agent.demo.workshop.Plan`.
         say: takes one line for people.
     """
 
-    def __init__(self, desk: Desk, say: Say) -> None:
+    def __init__(self, desk: Desk, brokers: Sequence[str], say: Say) -> None:
         files = desk.files
         self._desk, self._say = desk, say
-        self._broker = LocalBroker(files.broker, files.logs)
+        self._broker = LocalBroker(files.broker, files.logs, brokers)
         self._fleet = ("--broker", self._broker.url)
         write_config(files, self._broker.url)
         collect = console("edge-fleet", "collect", "--to", files.collected, "--json", *self._fleet)

@@ -49,7 +49,7 @@ def run(out: Path, json_file: Path | None, plan: Plan | None = None) -> int:
     with _terminable():
         desk = prepare(out, plan, say)
         _build(desk, say)
-        with Stage(desk, say) as stage:
+        with Stage(desk, plan.brokers, say) as stage:
             outage = _play(stage, desk, plan, say)
             figures = _measure(stage, desk, outage, began)
     wrong = faults(figures, due=len(desk.tape.due(LENGTH, HOP)), versions=2)
@@ -66,7 +66,10 @@ def run(out: Path, json_file: Path | None, plan: Plan | None = None) -> int:
 def _build(desk: Desk, say: Say) -> None:
     """Build both bundles, at once: the second is only pushed later."""
     both = (desk.first, desk.second)
-    say("building both: " + ", ".join(f"edge-convert build {desk.files.recipe(v).name}" for v in both))
+    say(
+        "building both: "
+        + ", ".join(f"edge-convert build {desk.files.recipe(v).name}" for v in both)
+    )
     programs = [conversion(version, desk.files) for version in both]
     with ExitStack() as stack:
         for program in programs:

@@ -14,7 +14,7 @@ import msgspec
 from edge_agent.clock import SystemClock
 from edge_agent.contract.errors import StorageError
 from edge_agent.contract.messages import Decision, Head, Metrics, decode
-from edge_agent.outbox import Outbox
+from edge_agent.outbox.outbox import Outbox
 
 _TRIES: Final = 5
 _TAIL_N: Final = 32  # newest records looked at

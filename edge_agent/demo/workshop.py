@@ -10,6 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from edge_agent.contract.errors import ConfigError
+from edge_agent.demo.broker import KINDS
 from edge_agent.demo.programs import Program, console
 from edge_agent.demo.recording import CHANNELS, RATE_HZ, Take, load_watch
 from edge_agent.demo.tape import Tape, make_tape, write_npz
@@ -37,11 +38,13 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         piece_s: of each exercise that the device is given to see.
         before_s: of the recording, until the broker dies.
         outage_s: until it is back.
+        brokers: programs to choose from; the first that is installed is used.
     """
 
     piece_s: float = 10.0
     before_s: float = 12.0
     outage_s: float = 16.0
+    brokers: tuple[str, ...] = KINDS
 
 
 class Files(msgspec.Struct, frozen=True):
