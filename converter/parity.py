@@ -183,8 +183,9 @@ def choose(
 ) -> tuple[Variant, ...]:
     """Say of each form whether it goes into the bundle, and why.
 
-    float32 stays unless an int8 form saves at least a fifth at the aim. The budget of such a form also
-    bounds the share of labels that change: an accuracy can stay while answers change both ways.
+    float32 stays unless an int8 form saves at least a fifth at the aim. The budget of such a form
+    also bounds the share of labels that change: an accuracy can stay while answers change both
+    ways.
 
     Args:
         judged: by name of the form; :data:`FLOAT32` is one of them.

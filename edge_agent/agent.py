@@ -38,7 +38,7 @@ from edge_agent.sources import make_source
 from edge_agent.status import StatusBoard
 from edge_agent.update.store import Store
 from edge_agent.update.updater import Updater
-from edge_agent.uplink import Uplink
+from edge_agent.uplink.uplink import Uplink
 
 log = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""Sets of whole numbers kept as ranges: what was dropped, what is unsent, what was confirmed."""
+"""Sets of whole numbers kept as ranges: what was dropped, unsent, confirmed, collected."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
 
 Range = tuple[int, int]
+"""Inclusive (first, last)."""
 
 
 class Spans:

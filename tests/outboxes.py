@@ -7,8 +7,8 @@ from pathlib import Path
 import msgspec
 
 from edge_agent.contract.messages import Decision, Ledger, Metrics, Record
-from edge_agent.items import Item, Rank, Slice
-from edge_agent.outbox import Outbox
+from edge_agent.outbox.items import Item, Rank, Slice
+from edge_agent.outbox.outbox import Outbox
 from edge_agent.spans import Spans
 from edge_agent.testing.clock import FakeClock
 
@@ -72,8 +72,8 @@ def ledgers(outbox: Outbox) -> list[Ledger]:
 
 
 if __name__ == "__main__":  # makes the fixture of this format
-    from edge_agent.items import item_of
-    from edge_agent.outbox import OUTBOX_FORMAT
+    from edge_agent.outbox.items import item_of
+    from edge_agent.outbox.outbox import OUTBOX_FORMAT
 
     target = Path(__file__).parent / "fixtures" / "outbox" / f"v{OUTBOX_FORMAT}.db"
     target.unlink(missing_ok=True)

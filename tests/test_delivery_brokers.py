@@ -22,7 +22,7 @@ from edge_agent.contract.topics import Topics
 from edge_agent.link import Message, Up
 from edge_agent.mqtt import MqttLink
 from edge_agent.spans import Spans
-from edge_agent.uplink import Uplink
+from edge_agent.uplink.uplink import Uplink
 
 TOPICS = Topics("edge")
 DEADLINE_S = 40.0

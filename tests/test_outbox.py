@@ -32,11 +32,11 @@ from outboxes import (
     slices,
 )
 
-from edge_agent.capped_db import CorruptError
 from edge_agent.contract.errors import StorageError
 from edge_agent.contract.messages import Started, UpdateReport
-from edge_agent.items import Item, Rank, item_of
-from edge_agent.outbox import OUTBOX_FORMAT
+from edge_agent.outbox.capped_db import CorruptError
+from edge_agent.outbox.items import Item, Rank, item_of
+from edge_agent.outbox.outbox import OUTBOX_FORMAT
 from edge_agent.spans import Spans
 
 FIXTURES = Path(__file__).parent / "fixtures" / "outbox"

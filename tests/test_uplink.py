@@ -19,7 +19,7 @@ from edge_agent.contract.topics import Topics
 from edge_agent.spans import Spans
 from edge_agent.testing.broker import SimulatedBroker
 from edge_agent.testing.clock import FakeClock
-from edge_agent.uplink import Uplink
+from edge_agent.uplink.uplink import Uplink
 
 TOPICS = Topics("edge")
 LIVE, BACKLOG, ACK = TOPICS.records("pi", "live"), TOPICS.records("pi", "backlog"), TOPICS.ack("pi")

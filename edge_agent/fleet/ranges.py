@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final, Protocol
 
 from edge_agent.contract.messages import Ack
-
-Range = tuple[int, int]
-"""Inclusive (first, last)."""
+from edge_agent.spans import Range, Spans
 
 ACK_RANGES_MAX: Final = 64
 
@@ -30,54 +28,28 @@ class Covered(Protocol):
         ...
 
 
-class Ranges:
-    """Disjoint, never adjacent ranges in rising order, in memory. Conforms to :class:`Covered`."""
-
-    def __init__(self, ranges: Iterable[Range] = ()) -> None:
-        self._first: list[int] = []
-        self._last: list[int] = []
-        for first, last in ranges:
-            self.add(first, last)
-
-    def add(self, first: int, last: int) -> None:
-        """Add ``first`` to ``last``, joining what overlaps or touches."""
-        low = bisect_right(self._last, first - 2)  # the first range that ends at first - 1 or later
-        high = bisect_right(self._first, last + 1)  # one past the last that starts by last + 1
-        if low < high:
-            first = min(first, self._first[low])
-            last = max(last, self._last[high - 1])
-        self._first[low:high] = [first]
-        self._last[low:high] = [last]
-
-    def __contains__(self, seq: int) -> bool:
-        return self.around(seq) is not None
-
-    def __iter__(self) -> Iterator[Range]:
-        return zip(self._first, self._last, strict=True)
-
-    def __len__(self) -> int:
-        """How many seqs, not how many ranges."""
-        return sum(self._last) - sum(self._first) + len(self._first)
+class Ranges(Spans):
+    """The covered seqs of one boot, in memory. Conforms to :class:`Covered`."""
 
     def last(self) -> int:
         """The highest seq; 0 when empty."""
-        return self._last[-1] if self._last else 0
+        return self._ranges[-1][1] if self._ranges else 0
 
     def through(self) -> int:
         """See :meth:`Covered.through`."""
-        return self._last[0] if self._first and self._first[0] == 1 else 0
+        return self._ranges[0][1] if self._ranges and self._ranges[0][0] == 1 else 0
 
     def around(self, seq: int) -> Range | None:
         """See :meth:`Covered.around`."""
-        index = bisect_right(self._first, seq) - 1
-        if index < 0 or self._last[index] < seq:
-            return None
-        return self._first[index], self._last[index]
+        at = bisect_right(self._ranges, seq, key=lambda pair: pair[0]) - 1
+        return self._ranges[at] if at >= 0 and self._ranges[at][1] >= seq else None
 
     def newest(self, count: int) -> list[Range]:
         """See :meth:`Covered.newest`."""
-        pairs = zip(self._first[-count:], self._last[-count:], strict=True)
-        return list(pairs)[::-1]
+        return self._ranges[-count:][::-1]
+
+    def __contains__(self, seq: int) -> bool:
+        return self.around(seq) is not None
 
 
 def runs(seqs: Iterable[int]) -> list[Range]:

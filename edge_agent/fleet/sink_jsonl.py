@@ -102,8 +102,8 @@ class JsonlSink:
             Extent(
                 device=device,
                 last=max(index.last, index.covered.last()),
-                stored=len(index.stored),
-                covered=len(index.covered),
+                stored=index.stored.count,
+                covered=index.covered.count,
                 unsequenced=index.unsequenced,
             )
             for (device, _), index in self._boots.items()

@@ -16,9 +16,10 @@ from typing import Final, Literal
 
 from edge_agent.contract.errors import StorageError
 from edge_agent.contract.messages import Ack
-from edge_agent.fleet.ranges import Range, acknowledgements, runs
+from edge_agent.fleet.ranges import acknowledgements, runs
 from edge_agent.fleet.records import Row, ledger_of, ledger_ranges, started_of, unsequenced
 from edge_agent.fleet.sinks import Boot, Extent, Stored, Tally, tally
+from edge_agent.spans import Range
 
 FORMAT: Final = 1
 _BUSY_S: Final = 30.0

@@ -11,9 +11,9 @@ from __future__ import annotations
 import sqlite3
 from typing import Final
 
-from edge_agent.boots import Boots
-from edge_agent.capped_db import CappedDb
 from edge_agent.contract.messages import Ledger, Stamp
+from edge_agent.outbox.boots import Boots
+from edge_agent.outbox.capped_db import CappedDb
 from edge_agent.spans import Range, Spans
 
 BYTE_CAP: Final = "byte cap"

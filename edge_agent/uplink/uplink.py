@@ -22,13 +22,13 @@ from edge_agent.config import OutboxConfig, UplinkConfig
 from edge_agent.contract.errors import LinkError
 from edge_agent.contract.messages import Ack, OutboxStatus, Record, decode
 from edge_agent.contract.topics import Topics
-from edge_agent.delivery import Delivery
-from edge_agent.intake import Intake
-from edge_agent.items import Item, Rank
-from edge_agent.keeper import Keeper
 from edge_agent.link import Denied, Down, Event, Message, Port, Published, Refused, Up
-from edge_agent.outbox import Outbox
-from edge_agent.sender import Sender
+from edge_agent.outbox.items import Item, Rank
+from edge_agent.outbox.outbox import Outbox
+from edge_agent.uplink.delivery import Delivery
+from edge_agent.uplink.intake import Intake
+from edge_agent.uplink.keeper import Keeper
+from edge_agent.uplink.sender import Sender
 
 log = logging.getLogger(__name__)
 

@@ -7,11 +7,11 @@ from typing import Final
 from edge_agent.config import UplinkConfig
 from edge_agent.contract.messages import Batch, encode
 from edge_agent.contract.topics import Topics
-from edge_agent.delivery import Delivery, Way
-from edge_agent.items import Slice
 from edge_agent.link import Port
-from edge_agent.outbox import Outbox
+from edge_agent.outbox.items import Slice
+from edge_agent.outbox.outbox import Outbox
 from edge_agent.spans import Spans
+from edge_agent.uplink.delivery import Delivery, Way
 
 _ENVELOPE_BYTES: Final = 96  # of a batch around its records, beside the device's name
 _MESSAGES_N: Final = 64  # messages to users' topics that are looked at once

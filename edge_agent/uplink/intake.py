@@ -7,9 +7,9 @@ from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from edge_agent import losses
 from edge_agent.contract.messages import Record
-from edge_agent.items import BODY_BYTES_MAX, Item, item_of
+from edge_agent.outbox import losses
+from edge_agent.outbox.items import BODY_BYTES_MAX, Item, item_of
 
 _ENCODE_N: Final = 1_000  # records that are encoded at once, beyond those that wait
 

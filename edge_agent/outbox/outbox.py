@@ -19,13 +19,13 @@ from typing import Final
 
 import msgspec
 
-from edge_agent import losses, record_table
-from edge_agent.boots import Boots
-from edge_agent.capped_db import CappedDb, CorruptError, pages_of, set_aside
 from edge_agent.clock import Clock
 from edge_agent.contract.messages import Head, Stamp, Started, with_seq
-from edge_agent.items import RECORD_RANKS, Item, Message, Rank, Slice, item_of
-from edge_agent.record_table import RecordTable
+from edge_agent.outbox import losses, record_table
+from edge_agent.outbox.boots import Boots
+from edge_agent.outbox.capped_db import CappedDb, CorruptError, pages_of, set_aside
+from edge_agent.outbox.items import RECORD_RANKS, Item, Message, Rank, Slice, item_of
+from edge_agent.outbox.record_table import RecordTable
 from edge_agent.spans import Range, Spans
 
 log = logging.getLogger(__name__)

@@ -12,13 +12,13 @@ import logging
 from collections.abc import Callable
 from typing import Final
 
-from edge_agent.capped_db import CorruptError
 from edge_agent.contract.errors import StorageError
 from edge_agent.contract.messages import Ack
-from edge_agent.delivery import Delivery
-from edge_agent.intake import Intake
-from edge_agent.items import Item
-from edge_agent.outbox import Outbox
+from edge_agent.outbox.capped_db import CorruptError
+from edge_agent.outbox.items import Item
+from edge_agent.outbox.outbox import Outbox
+from edge_agent.uplink.delivery import Delivery
+from edge_agent.uplink.intake import Intake
 
 log = logging.getLogger(__name__)
 

@@ -15,10 +15,10 @@ from typing import Final
 
 import msgspec
 
-from edge_agent import losses
-from edge_agent.capped_db import CappedDb, fitting, pages_of
 from edge_agent.contract.errors import StorageError
-from edge_agent.items import RECORD_RANKS, Item, Message, Rank
+from edge_agent.outbox import losses
+from edge_agent.outbox.capped_db import CappedDb, fitting, pages_of
+from edge_agent.outbox.items import RECORD_RANKS, Item, Message, Rank
 from edge_agent.spans import Range, Spans
 
 SCHEMA: Final = """

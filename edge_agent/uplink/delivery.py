@@ -29,8 +29,8 @@ from typing import Final
 import msgspec
 
 from edge_agent.config import UplinkConfig
-from edge_agent.rate import Rate
 from edge_agent.spans import Spans
+from edge_agent.uplink.rate import Rate
 
 _S: Final = 1_000_000_000
 _PUBACK_NS: Final = 30 * _S

@@ -1,0 +1,1 @@
+"""Records on disk until they are delivered; :mod:`.outbox` is the room's door."""

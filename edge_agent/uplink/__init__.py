@@ -1,0 +1,1 @@
+"""How records leave the device; :mod:`.uplink` owns the thread, :mod:`.delivery` the rules."""
