@@ -16,6 +16,7 @@ from edge_agent.contract.errors import StorageError
 from edge_agent.contract.messages import Decision, Head, Metrics, decode
 from edge_agent.outbox.outbox import Outbox
 
+_HAS_TABLE: Final = "SELECT 1 FROM sqlite_schema WHERE name = 'records'"
 _TRIES: Final = 5
 _TAIL_N: Final = 32  # newest records looked at
 _TAIL_BYTES: Final = 64 * 1024
@@ -63,6 +64,8 @@ class Collected:
         try:
             uri = f"{self._path.resolve().as_uri()}?mode=ro"
             with closing(sqlite3.connect(uri, uri=True)) as db:
+                if not db.execute(_HAS_TABLE).fetchone():
+                    return []  # the collector has only just begun
                 return db.execute(query, (self._device, *values)).fetchall()
         except sqlite3.Error as exc:
             raise StorageError(f"{self._path}: {exc}: look at the collector's log") from exc
