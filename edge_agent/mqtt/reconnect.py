@@ -11,9 +11,9 @@ MQTT_5: Final = 5
 MQTT_3_1_1: Final = 4  # the protocol level that version 3.1.1 puts on the wire
 
 FIRST_S: Final = 0.5
-LONGEST_S: Final = 30.0
+LONGEST_S: Final = 10.0  # an outage of seconds must not cost half a minute more
 STABLE_S: Final = 10.0
-_DOUBLINGS_MAX: Final = 6  # 0.5 s * 2**6 passes the longest pause
+_DOUBLINGS_MAX: Final = 5  # 0.5 s * 2**5 passes the longest pause
 
 
 class Outcome(enum.Enum):
