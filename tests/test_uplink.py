@@ -300,6 +300,21 @@ def test_whoever_collects_first_gets_the_lowest_records_first(make: Callable[...
     assert rig.arrived(BACKLOG)[: 3 * len(first)] == list(range(1, 3 * len(first) + 1))
 
 
+def test_an_old_answer_that_covers_a_part_does_not_open_the_window(
+    make: Callable[..., Rig],
+) -> None:
+    rig = make(confirm="collector", resend_s=5, batch_bytes=1024)
+    rig.offer(1000)
+    rig.link.start()
+    rig.turn()
+    first = rig.arrived(BACKLOG)
+    rig.ack(1)  # stored on the connection before: the rest of the message may be lost
+    rig.turn(seconds=1)
+    assert rig.arrived(BACKLOG) == first
+    rig.turn(seconds=5)
+    assert rig.arrived(BACKLOG)[len(first)] == 2
+
+
 def test_records_that_are_still_queued_count_as_kept(make: Callable[..., Rig]) -> None:
     rig = make()
     rig.turn()

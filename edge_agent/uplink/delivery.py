@@ -190,6 +190,8 @@ class Delivery:
                 newest = max(newest, token)
                 answer_ns = max(answer_ns, now - sent.sent_ns)
                 count += gone if sent.way is Way.BACKLOG else 0
+                # A part was known before: whoever says so has not had this message for sure.
+                self._answered |= sent.way is Way.BACKLOG and not sent.spans
             if not sent.spans:
                 self._records.pop(token, None)
         for token, sent in self._record_waits():
@@ -198,7 +200,6 @@ class Delivery:
         self._progress_ns = now
         self._resend_ns = min(max(self._resend_ns_min, 2 * answer_ns), _RESEND_NS_MAX)
         self._window_n = min(self._window_n + count, self._config.unconfirmed_n_max)
-        self._answered = self._answered or count > 0
 
     def settled(self, now: int) -> tuple[Spans, Spans]:
         """Positions of records and of messages that the broker has had for long enough."""
