@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from edge_agent.clock import SystemClock
-from edge_agent.contract.errors import ConfigError, SourceError
+from edge_agent.contract.errors import ConfigError, SourceError, StorageError
 from edge_agent.contract.messages import Decision, Ledger, encode, with_seq
 from edge_agent.demo import run
 from edge_agent.demo.broker import KINDS, LocalBroker
@@ -344,9 +344,20 @@ def test_without_a_broker_it_is_said_how_to_get_one(tmp_path: Path) -> None:
 
 def test_a_folder_with_other_things_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "device").mkdir()
-    with pytest.raises(ConfigError, match="not of an earlier demo"):
+    with pytest.raises(ConfigError, match="other things than a demo"):
         run(tmp_path, None)
     assert [path.name for path in tmp_path.iterdir()] == ["device"]
+
+
+def test_folders_are_looked_at_before_anything_else(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="is not a folder"):
+        run(tmp_path / "file", None)
+    with pytest.raises(StorageError, match="name another --out"):
+        run(tmp_path / "file" / "below", None)
+    with pytest.raises(ConfigError, match="--json: there is no folder"):
+        run(tmp_path / "out", tmp_path / "nowhere" / "figures.json")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.demo

@@ -13,6 +13,7 @@ from typing import Final
 
 import click
 
+from edge_agent.contract.errors import ConfigError
 from edge_agent.contract.messages import encode
 from edge_agent.demo.programs import StepError, console
 from edge_agent.demo.scoring import Score, score
@@ -42,6 +43,8 @@ def run(out: Path, json_file: Path | None, plan: Plan | None = None) -> int:
         EdgeError: a step failed.
     """
     began, plan = time.monotonic(), plan or Plan()
+    if json_file and not json_file.parent.is_dir():
+        raise ConfigError(f"--json: there is no folder {json_file.parent}")
 
     def say(text: str) -> None:
         click.echo(f"[{time.monotonic() - began:5.1f} s] {text}")
@@ -51,7 +54,7 @@ def run(out: Path, json_file: Path | None, plan: Plan | None = None) -> int:
         _build(desk, say)
         with Stage(desk, plan.brokers, say) as stage:
             outage = _play(stage, desk, plan, say)
-            figures = _measure(stage, desk, outage, began)
+            figures = _measure(stage, desk, outage, say, began)
     wrong = faults(figures, due=len(desk.tape.due(LENGTH, HOP)), versions=2)
     click.echo(f"\n{format_text(figures)}\n\n{_go_on(desk)}\n")
     for sentence in wrong:
@@ -87,7 +90,10 @@ def _play(stage: Stage, desk: Desk, plan: Plan, say: Say) -> Outage:
     say(f"{stage.broker_kind}, a collector and the agent run; the agent waits for a model")
     report = stage.push(first)
     say(f"{first.number} pushed over MQTT, {report['bytes']} bytes; the device has taken it")
-    say(f"subject {REPLAYED} begins, at the real rate, {desk.tape.seconds:.0f} s")
+    say(
+        f"{desk.tape.seconds:.0f} s of subject {REPLAYED}, whom neither model knows, begin at "
+        "the real rate; <> marks a decision other than the truth"
+    )
     stage.follow(lambda: stage.position_s >= plan.before_s, most_s=plan.before_s + _STEP_S)
     stage.cut_broker()
     say(f"the broker is killed; for {plan.outage_s:g} s the device is alone")
@@ -101,9 +107,10 @@ def _play(stage: Stage, desk: Desk, plan: Plan, say: Say) -> Outage:
     return outage
 
 
-def _measure(stage: Stage, desk: Desk, outage: Outage, began: float) -> Figures:
+def _measure(stage: Stage, desk: Desk, outage: Outage, say: Say, began: float) -> Figures:
     """Let the recording end, and compare what was collected with what should be."""
     produced, report = stage.finish()
+    say("the recording is over, the agent has ended by itself, then the collector was stopped")
     decisions, metrics = stage.collected.decisions(), stage.collected.metrics()
     if metrics is None:
         raise StepError(f"no metrics record was collected: see {desk.files.logs}")

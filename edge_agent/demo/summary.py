@@ -133,8 +133,8 @@ def format_text(figures: Figures) -> str:
         ("broker away", away),
         ("readings missed", f"{figures.swap_missed_readings}, the change of the model included"),
     ]
-    lines = [f"  {name:24}{value}" for name, value in rows]
-    lines.append(f"  {'latency on the device, us':24}{'p50':>7}{'p99':>8}")
+    lines = [f"  {name:27}{value}" for name, value in rows]
+    lines.append(f"  {'latency on the device, us':27}{'p50':>7}{'p99':>8}")
     for stage, took in figures.latency_us.items():
-        lines.append(f"    {stage:22}{took.p50:7.1f}{took.p99:8.1f}")
+        lines.append(f"    {stage:25}{took.p50:7.1f}{took.p99:8.1f}")
     return "\n".join(lines)

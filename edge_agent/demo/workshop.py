@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
-from edge_agent.contract.errors import ConfigError
+from edge_agent.contract.errors import ConfigError, StorageError
 from edge_agent.demo.broker import KINDS
 from edge_agent.demo.programs import Program, console
 from edge_agent.demo.recording import CHANNELS, RATE_HZ, Take, load_watch
@@ -41,8 +41,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         brokers: programs to choose from; the first that is installed is used.
     """
 
-    piece_s: float = 10.0
-    before_s: float = 12.0
+    piece_s: float = 9.0
+    before_s: float = 10.0
     outage_s: float = 16.0
     brokers: tuple[str, ...] = KINDS
 
@@ -118,19 +118,11 @@ def prepare(out: Path, plan: Plan, say: Say) -> Desk:
     Raises:
         EdgeError: a step failed.
     """
-    files = _fresh(out)
-    takes = load_watch()
-    say(f"{len(takes)} recordings of ten people, seven exercises, a watch on the wrist: seglearn")
-    tape = make_tape(takes, REPLAYED, piece_s=plan.piece_s)
-    tape.write_csv(files.recording)
-    write_npz(_of(takes, VALIDATION), files.out / _VALIDATION_FILE)
-    first, second = versions()
-    for version in (first, second):
-        say(f"training {version.number}, {version.about}")
-        accuracy = train(version, _of(takes, TRAINING))
-        save(version, files.out, validation=_VALIDATION_FILE)
-        say(f"  on subjects 1 to 7; {accuracy:.1%} of its own training windows are right")
-    return Desk(files, tape, first, second)
+    try:
+        return _prepare(_fresh(out), plan, say)
+    except OSError as exc:
+        place = exc.filename or out
+        raise StorageError(f"{place}: {exc.strerror}: make room, or name another --out") from exc
 
 
 def conversion(version: Version, files: Files) -> Program:
@@ -172,28 +164,42 @@ metrics_s: 5
     )
 
 
+def _prepare(files: Files, plan: Plan, say: Say) -> Desk:
+    """As :func:`prepare`, in a folder that is ready."""
+    takes = load_watch()
+    say(f"{len(takes)} recordings of ten people, seven exercises, a watch on the wrist: seglearn")
+    tape = make_tape(takes, REPLAYED, piece_s=plan.piece_s)
+    tape.write_csv(files.recording)
+    write_npz(_of(takes, VALIDATION), files.out / _VALIDATION_FILE)
+    first, second = versions()
+    for version in (first, second):
+        say(f"training {version.number}, {version.about}")
+        accuracy = train(version, _of(takes, TRAINING))
+        save(version, files.out, validation=_VALIDATION_FILE)
+        say(f"  on subjects 1 to 7; {accuracy:.1%} of its own training windows are right")
+    return Desk(files, tape, first, second)
+
+
 def _fresh(out: Path) -> Files:
     """Make the folder, without what an earlier demo has left in it.
 
     Raises:
-        ConfigError: it cannot be used.
+        ConfigError: somebody else's things are there.
+        OSError: it cannot be made.
     """
     files, mark = Files(out), out / _MARK
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        if not mark.exists() and any(out.iterdir()):
-            raise ConfigError(
-                f"{out} is not empty and not of an earlier demo: name another folder by --out"
-            )
-        mark.touch()
-        for file in out.glob(f"{files.collected.name}*"):
-            file.unlink()
-        for folder in (files.device, files.broker, files.logs):
-            if folder.exists():
-                shutil.rmtree(folder)
-            folder.mkdir()
-    except OSError as exc:
-        raise ConfigError(f"{out}: {exc.strerror}: name another folder by --out") from exc
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"{out} is not a folder: name another one by --out")
+    out.mkdir(parents=True, exist_ok=True)
+    if not mark.exists() and any(out.iterdir()):
+        raise ConfigError(f"{out} holds other things than a demo: name another folder by --out")
+    mark.touch()
+    for file in out.glob(f"{files.collected.name}*"):
+        file.unlink()
+    for folder in (files.device, files.broker, files.logs):
+        if folder.exists():
+            shutil.rmtree(folder)
+        folder.mkdir()
     return files
 
 
