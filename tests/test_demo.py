@@ -339,6 +339,16 @@ def test_without_a_broker_it_is_said_how_to_get_one(tmp_path: Path) -> None:
         LocalBroker(tmp_path, tmp_path, ["no-such-broker"])
 
 
+def test_a_missing_package_is_named_with_the_extra_that_brings_it() -> None:
+    code = "import sys; sys.modules['sklearn'] = None; from edge_agent.__main__ import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "demo"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == ConfigError.exit_code
+    assert done.stderr.startswith("edge-agent: the demo needs sklearn")
+    assert "pip install 'edge-agent[demo]'" in done.stderr
+
+
 # --- the whole -----------------------------------------------------------------------------------
 
 

@@ -5,6 +5,15 @@ So it may import the converter, which the runtime never does; nothing imports th
 command that runs it.
 """
 
-from edge_agent.demo.story import run
+from edge_agent.contract.errors import ConfigError
+
+try:
+    from edge_agent.demo.story import run
+except ModuleNotFoundError as exc:
+    if (exc.name or "").split(".")[0] in {"edge_agent", "converter"}:
+        raise
+    raise ConfigError(
+        f"the demo needs {exc.name}, which a device does not: pip install 'edge-agent[demo]'"
+    ) from exc
 
 __all__ = ["run"]

@@ -137,4 +137,5 @@ def format_text(figures: Figures) -> str:
     lines.append(f"  {'latency on the device, us':27}{'p50':>7}{'p99':>8}")
     for stage, took in figures.latency_us.items():
         lines.append(f"    {stage:25}{took.p50:7.1f}{took.p99:8.1f}")
+    lines.append("    (between two decisions the core sleeps; `edge-agent replay` shows it awake)")
     return "\n".join(lines)
