@@ -120,15 +120,19 @@ class Programs:
     def check_config(self, config: Path, *options: str) -> Program:
         return self._start("edge_agent", ["check-config", str(config), *options], "check", None)
 
-    def collector(self, broker: Broker, target: Path, *options: str) -> Program:
-        return self.fleet("collect", broker, "--to", str(target), *options)
+    def collector(
+        self, broker: Broker, target: Path, *options: str, env: Mapping[str, str] | None = None
+    ) -> Program:
+        return self.fleet("collect", broker, "--to", str(target), *options, env=env)
 
     def publisher(self, broker: Broker, bundle: Path, to: str, *options: str) -> Program:
         return self.fleet("publish", broker, str(bundle), "--to", to, "--json", *options)
 
-    def fleet(self, command: str, broker: Broker, *options: str) -> Program:
+    def fleet(
+        self, command: str, broker: Broker, *options: str, env: Mapping[str, str] | None = None
+    ) -> Program:
         arguments = [command, *options, "--broker", broker.url]
-        return self._start("edge_agent.fleet", arguments, command, None)
+        return self._start("edge_agent.fleet", arguments, command, env)
 
     def discard(self) -> None:
         for _, program in self._started:
