@@ -10,7 +10,7 @@ import click
 import msgspec
 
 from edge_agent import __version__
-from edge_agent.contract.errors import EdgeError
+from edge_agent.command import run_command
 
 if TYPE_CHECKING:
     from converter.convert import Built
@@ -21,17 +21,8 @@ _OUTPUT = click.Path(dir_okay=False, path_type=Path, writable=True)
 
 
 def main() -> None:
-    """Run the command; errors that we raise on purpose become one line and an exit code."""
-    try:
-        cli.main(standalone_mode=False)
-    except EdgeError as exc:
-        click.echo(f"edge-convert: {exc}", err=True)
-        sys.exit(exc.exit_code)
-    except click.ClickException as exc:
-        exc.show()
-        sys.exit(exc.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        sys.exit(130)
+    """Run the command."""
+    run_command("edge-convert", cli)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})

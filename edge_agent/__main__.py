@@ -11,31 +11,23 @@ from pathlib import Path
 import click
 
 from edge_agent import __version__
-from edge_agent.contract.errors import ConfigError, EdgeError
+from edge_agent.command import run_command
+from edge_agent.contract.errors import ConfigError
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _OUTPUT = click.Path(dir_okay=False, path_type=Path, writable=True)
 
 
 def main() -> None:
-    """Run the command; errors that we raise on purpose become one line and an exit code."""
-    try:
-        _require_platform()
-        cli.main(standalone_mode=False)
-    except EdgeError as exc:
-        click.echo(f"edge-agent: {exc}", err=True)
-        sys.exit(exc.exit_code)
-    except click.ClickException as exc:
-        exc.show()
-        sys.exit(exc.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        sys.exit(130)
+    """Run the command."""
+    run_command("edge-agent", cli)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="edge-agent")
 def cli() -> None:
     """Decide on the device, keep every record, take new models over MQTT."""
+    _require_platform()
 
 
 @cli.command()

@@ -7,8 +7,9 @@ port's queue, and connection changes come out of every port's queue.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from queue import SimpleQueue
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from queue import Empty, SimpleQueue
 from typing import Protocol
 
 import msgspec
@@ -95,6 +96,17 @@ class Port(Protocol):
     def unsubscribe(self, topics: Sequence[str]) -> None:
         """Give filters up; messages already on their way may still come."""
         ...
+
+
+def take_events(events: SimpleQueue[Event], *, n_max: int, wait_s: float = 0.0) -> Iterator[Event]:
+    """What waits in a port's queue, at most ``n_max``; only the first is waited for.
+
+    The bound is needed: more may arrive all the time.
+    """
+    with suppress(Empty):
+        yield events.get(timeout=wait_s) if wait_s > 0 else events.get_nowait()
+        for _ in range(n_max - 1):
+            yield events.get_nowait()
 
 
 class Link(Protocol):

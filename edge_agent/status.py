@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from queue import Empty
 from typing import Final
 
 import msgspec
@@ -18,10 +17,11 @@ from edge_agent.clock import Clock
 from edge_agent.contract.errors import LinkError
 from edge_agent.contract.messages import Status, decode, encode
 from edge_agent.contract.topics import Topics
-from edge_agent.link import Down, Message, Port, Published, Refused, Up
+from edge_agent.link import Down, Message, Port, Published, Refused, Up, take_events
 
 log = logging.getLogger(__name__)
 
+_EVENTS_N: Final = 100  # taken in one step
 _CONFLICTS_MAX: Final = 8
 _MISSED_MAX: Final = 3  # statuses that a clone may miss before it counts as gone
 
@@ -73,11 +73,7 @@ class StatusBoard:
             self._said, self._due_ns = gist, now + self._every_ns
 
     def _read_events(self, now: int) -> None:
-        while True:
-            try:
-                event = self._port.events.get_nowait()
-            except Empty:
-                return
+        for event in take_events(self._port.events, n_max=_EVENTS_N):
             if isinstance(event, Up):
                 self._port.subscribe([self._topic])
                 self._due_ns = now

@@ -14,8 +14,9 @@ from typing import Final
 import click
 
 from edge_agent import __version__
+from edge_agent.command import run_command
 from edge_agent.config import BrokerConfig
-from edge_agent.contract.errors import ConfigError, EdgeError
+from edge_agent.contract.errors import ConfigError
 from edge_agent.contract.messages import encode
 from edge_agent.contract.names import name_fault
 from edge_agent.contract.topics import Topics
@@ -40,17 +41,8 @@ _connect = click.option(
 
 
 def main() -> None:
-    """Run the command; errors that we raise on purpose become one line and an exit code."""
-    try:
-        sys.exit(cli.main(standalone_mode=False))
-    except EdgeError as exc:
-        click.echo(f"edge-fleet: {exc}", err=True)
-        sys.exit(exc.exit_code)
-    except click.ClickException as exc:
-        exc.show()
-        sys.exit(exc.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        sys.exit(130)
+    """Run the command."""
+    run_command("edge-fleet", cli)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})

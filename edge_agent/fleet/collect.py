@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 from collections import defaultdict, deque
 from itertools import count
-from queue import Empty
 from typing import Final
 
 import msgspec
@@ -25,7 +24,7 @@ from edge_agent.fleet.records import SEQ_MAX, Row, parse_batch
 from edge_agent.fleet.sinks import Boot, Sink, Tally
 from edge_agent.fleet.subscription import Subscription
 from edge_agent.fleet.text import clean
-from edge_agent.link import Denied, Down, Event, Message, Port, Published, Refused, Up
+from edge_agent.link import Denied, Down, Event, Message, Port, Published, Refused, Up, take_events
 
 log = logging.getLogger(__name__)
 
@@ -150,15 +149,7 @@ class Collector:
 
     def _take(self, seconds: float) -> list[Event]:
         """Wait for one event, then take those that wait too, up to a group."""
-        queue = self._port.events
-        events: list[Event] = []
-        try:
-            events.append(queue.get(timeout=seconds) if seconds > 0 else queue.get_nowait())
-            while len(events) < self._group_n_max:
-                events.append(queue.get_nowait())
-        except Empty:
-            pass  # that was all
-        return events
+        return list(take_events(self._port.events, n_max=self._group_n_max, wait_s=seconds))
 
     def _handle(self, event: Event) -> None:
         match event:

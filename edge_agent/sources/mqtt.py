@@ -5,20 +5,20 @@ from __future__ import annotations
 import secrets
 from collections import deque
 from collections.abc import Callable, Sequence
-from queue import Empty
 from typing import TYPE_CHECKING, Annotated, Final
 
 from msgspec import Meta
 
 from edge_agent.arrays import F32
 from edge_agent.contract.errors import ConfigError, SourceError
-from edge_agent.link import Denied, Event, Link, Message, Port, Up
+from edge_agent.link import Denied, Event, Link, Message, Port, Up, take_events
 from edge_agent.settings import Kind
 from edge_agent.sources.json_rows import Row, RowDecoder, move
 
 if TYPE_CHECKING:
     from edge_agent.config import BrokerConfig
 
+_EVENTS_N: Final = 1_000  # taken in one read
 _WAIT_S: Final = 1.0
 _TOPIC_BYTES_MAX: Final = 256
 
@@ -86,14 +86,9 @@ class MqttSource:
         """Give what has arrived, else wait for the next message, at most 1 s."""
         if self._port is None:
             raise SourceError("the source is not open: call open() first")
-        events = self._port.events
-        try:
-            if not self._waiting:
-                self._handle(self._port, events.get(timeout=_WAIT_S))
-            for _ in range(events.qsize()):  # a bound: more may arrive all the time
-                self._handle(self._port, events.get_nowait())
-        except Empty:
-            pass
+        wait_s = 0.0 if self._waiting else _WAIT_S
+        for event in take_events(self._port.events, n_max=_EVENTS_N, wait_s=wait_s):
+            self._handle(self._port, event)
         return move(self._waiting, out)
 
     def close(self) -> None:

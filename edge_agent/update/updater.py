@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from itertools import takewhile
-from queue import Empty
 from typing import Final
 
 from edge_agent.clock import Clock
@@ -16,7 +15,7 @@ from edge_agent.contract.errors import BundleError, InferenceError, StorageError
 from edge_agent.contract.messages import Desired, UpdateReport, UpdateState
 from edge_agent.contract.topics import Topics
 from edge_agent.infer import Model
-from edge_agent.link import Denied, Down, Event, Message, Port, Up
+from edge_agent.link import Denied, Down, Event, Message, Port, Up, take_events
 from edge_agent.update.job import Job, Target
 from edge_agent.update.pointer import Installed, Refusal
 from edge_agent.update.reports import Reports
@@ -135,7 +134,7 @@ class Updater:
         """
         if (port := self._port) is None:
             return
-        for event in _take(port, wait_s):
+        for event in take_events(port.events, n_max=_EVENTS_N, wait_s=wait_s):
             self._on_event(event)
         now_ns = self._clock.monotonic_ns()
         self._collect(now_ns)
@@ -300,14 +299,6 @@ class Updater:
         except StorageError as exc:  # costs only space: tried again
             log.warning("old bundles cannot be removed: %s", exc)
             self._collect_ns = now_ns + round(_DISK_S * _NS)
-
-
-def _take(port: Port, wait_s: float) -> Iterator[Event]:
-    """At most so many events; only the first is waited for."""
-    with suppress(Empty):
-        yield port.events.get(timeout=wait_s) if wait_s else port.events.get_nowait()
-        for _ in range(_EVENTS_N - 1):
-            yield port.events.get_nowait()
 
 
 def _refusal(bundle: Desired | Installed, reason: str) -> Refusal:

@@ -10,7 +10,6 @@ goes alone to its topic.
 from __future__ import annotations
 
 import logging
-import queue
 import threading
 from pathlib import Path
 from queue import SimpleQueue
@@ -22,7 +21,7 @@ from edge_agent.config import OutboxConfig, UplinkConfig
 from edge_agent.contract.errors import LinkError
 from edge_agent.contract.messages import Ack, OutboxStatus, Record, decode
 from edge_agent.contract.topics import Topics
-from edge_agent.link import Denied, Down, Event, Message, Port, Published, Refused, Up
+from edge_agent.link import Denied, Down, Event, Message, Port, Published, Refused, Up, take_events
 from edge_agent.outbox.items import Item, Rank
 from edge_agent.outbox.outbox import Outbox
 from edge_agent.uplink.delivery import Delivery
@@ -138,11 +137,7 @@ class Uplink:
 
     def step(self) -> None:
         """One bounded round; never waits."""
-        for _ in range(_EVENTS_N):
-            try:
-                event = self._events.get_nowait()
-            except queue.Empty:
-                break
+        for event in take_events(self._events, n_max=_EVENTS_N):
             self._take(event)
         now = self._clock.monotonic_ns()
         self._keeper.write(now)
@@ -175,12 +170,10 @@ class Uplink:
 
     def _await_event(self, seconds: float) -> bool:
         """Wait for one event of the link or an offer, and take it; False when none came."""
-        try:
-            event = self._events.get(timeout=seconds)
-        except queue.Empty:
-            return False
-        self._take(event)
-        return True
+        for event in take_events(self._events, n_max=1, wait_s=seconds):
+            self._take(event)
+            return True
+        return False
 
     def _take(self, event: Event) -> None:
         now = self._clock.monotonic_ns()
