@@ -114,7 +114,7 @@ class Stage:
         """Show decisions beside the truth until something has happened.
 
         Raises:
-            StepError: it does not happen, no decisions come any more, or a program has ended.
+            StepError: it does not happen in time, or a program has ended that should run.
         """
         end = time.monotonic() + most_s
         while not until():
@@ -200,7 +200,9 @@ class Stage:
         return look_into(self._desk.files.outbox)
 
     def _require(self) -> None:
-        """What has to run runs."""
+        """What has to run runs; the agent may have come to the end of its recording."""
         self._collector.require_running()
         if self._away_since is None:
             self._broker.require_running()
+        if not self._agent.running:
+            self._agent.wait(0)
