@@ -315,6 +315,29 @@ def test_an_old_answer_that_covers_a_part_does_not_open_the_window(
     assert rig.arrived(BACKLOG)[len(first)] == 2
 
 
+def test_a_collector_in_place_of_one_that_died_gets_the_backlog_in_order(
+    make: Callable[..., Rig],
+) -> None:
+    rig = make(confirm="collector", resend_s=5, backlog_n_per_s=1000)
+    rig.offer(5000)
+    rig.link.start()
+    for _ in range(10):
+        rig.turn(seconds=0.1, rounds=1)
+        rig.ack(confirmed := max(rig.arrived(BACKLOG)))  # and then it died
+    rig.turn(seconds=0.1, rounds=20)
+    assert max(rig.arrived(BACKLOG)) <= confirmed + 400  # a quarter of a second's worth, and a bit
+    rig.broker.sent.clear()
+    rig.offer(1)  # for the new one, which answers what it gets
+    for _ in range(80):
+        rig.turn(seconds=0.1, rounds=1)
+        if fresh := rig.arrived(LIVE):
+            rig.ack(confirmed, (min(fresh), max(fresh)))
+        if rig.arrived(BACKLOG):
+            break
+    first = rig.arrived(BACKLOG)
+    assert first == list(range(confirmed + 1, confirmed + 1 + len(first)))
+
+
 def test_records_that_are_still_queued_count_as_kept(make: Callable[..., Rig]) -> None:
     rig = make()
     rig.turn()

@@ -11,11 +11,12 @@
   messages to users' topics always.
 * With confirmation by a collector only its acknowledgement lets a record go. The backlog begins
   with one message; once that is answered, the window opens by what is confirmed, up to
-  ``unconfirmed_n_max``. So as long as nobody collects little is wasted, and whoever comes first,
-  even between two messages, gets the lowest records first. What is
-  overtaken (later records are confirmed) or unanswered for ``resend_s``, or for twice the time
-  that the last answer took, goes back to the backlog; when nothing was confirmed in that time all
-  goes back, and the wait doubles. It is never above 30 s.
+  ``unconfirmed_n_max``. No more is sent while a message waits for longer than twice what the last
+  answer took. So as long as nobody collects little is wasted, and whoever comes first, or in
+  place of a collector that died, gets the lowest records first. What is overtaken (later records
+  are confirmed) or unanswered for ``resend_s``, or for twice the time that the last answer took,
+  goes back to the backlog; when nothing was confirmed in that time all goes back, and the wait
+  doubles. It is never above 30 s.
 * A PUBACK that does not come within 30 s counts as lost. A topic that the broker refuses is left
   alone for 30 s; its records wait, or, if it is the live topic, take the way of the backlog.
 """
@@ -36,6 +37,7 @@ _S: Final = 1_000_000_000
 _PUBACK_NS: Final = 30 * _S
 _REFUSED_NS: Final = 30 * _S
 _RESEND_NS_MAX: Final = 30 * _S
+_STALL_NS: Final = _S // 4  # shortest silence after which no more backlog is sent
 _WINDOW_N: Final = 200  # backlog records that the first message may hold
 
 
@@ -98,6 +100,7 @@ class Delivery:
         self._held: dict[str, Spans] = {}  # messages that wait for a refused topic
         self._resend_ns = self._resend_ns_min = round(config.resend_s * _S)
         self._window_n, self._answered = _WINDOW_N, False
+        self._stall_ns, self._stalled = _STALL_NS, False
         self._progress_ns = 0
         self._rate = Rate(config.backlog_n_per_s)
 
@@ -110,7 +113,7 @@ class Delivery:
         self.unsent = Spans([(1, position)])
         self.unsent_messages = Spans([(1, message)])
         self.live_from = position + 1
-        self._resend_ns = self._resend_ns_min
+        self._resend_ns, self._stall_ns = self._resend_ns_min, _STALL_NS
         self._window_n, self._answered = _WINDOW_N, False
         self._rate.begin(now)
 
@@ -135,6 +138,8 @@ class Delivery:
         """How many backlog records may be sent now."""
         if not self._backlog_is_open:
             return 0
+        oldest_ns = min((sent.sent_ns for sent in self._backlog_waits()), default=now)
+        self._stalled = now - oldest_ns > self._stall_ns
         return max(0, min(self._rate.allowed(now), self._window_room))
 
     @property
@@ -197,7 +202,8 @@ class Delivery:
         for token, sent in self._record_waits():
             if token >= newest >= 0:  # later ones are not overtaken, they may yet be answered
                 sent.since_ns = now
-        self._progress_ns = now
+        self._progress_ns, self._stalled = now, False
+        self._stall_ns = max(_STALL_NS, 2 * answer_ns)
         self._resend_ns = min(max(self._resend_ns_min, 2 * answer_ns), _RESEND_NS_MAX)
         self._window_n = min(self._window_n + count, self._config.unconfirmed_n_max)
 
@@ -245,7 +251,7 @@ class Delivery:
         ]
         if not late:
             return
-        self._window_n, self._answered = _WINDOW_N, False
+        self._window_n, self._answered, self._stalled = _WINDOW_N, False, False
         if self._progress_ns < min(self._records[token].sent_ns for token in late):
             self._resend_ns = min(2 * self._resend_ns, _RESEND_NS_MAX)
             late = list(self._records)
@@ -264,6 +270,10 @@ class Delivery:
             if sent.way is not Way.MESSAGE:
                 yield token, sent
 
+    def _backlog_waits(self) -> Iterator[Sent]:
+        """Backlog that waits for somebody's answer and is not confirmed in full."""
+        return (s for _, s in self._record_waits() if s.way is Way.BACKLOG and s.spans)
+
     @property
     def _backlog_is_open(self) -> bool:
         """Whether there is backlog, and a place for it besides that kept for live records."""
@@ -276,8 +286,8 @@ class Delivery:
         """Backlog records that may be sent before a collector confirms earlier ones."""
         if not self.by_collector:
             return self._config.unconfirmed_n_max
-        waiting = sum(s.spans.count for _, s in self._record_waits() if s.way is Way.BACKLOG)
-        if waiting and not self._answered:
+        waiting = sum(sent.spans.count for sent in self._backlog_waits())
+        if waiting and (self._stalled or not self._answered):
             return 0
         return min(self._window_n, self._config.unconfirmed_n_max) - waiting
 
