@@ -123,6 +123,13 @@ def test_refusals_are_remembered_within_a_bound_and_count_as_decided(tmp_path):
     assert pointer.refused[-1].sha256 == f"{39:064}"
 
 
+def test_what_another_agent_refused_is_asked_again(tmp_path):
+    store = Store(tmp_path / "store")
+    refusal = Refusal(sha256="0" * 64, version="1", revision=7, reason="too new", agent="0.0.1")
+    store.refuse("motion", refusal)
+    assert Store(tmp_path / "store").pointer("motion").revision == 0
+
+
 def test_a_bundle_that_is_taken_after_all_is_no_longer_refused(tmp_path):
     store = Store(tmp_path / "store")
     store.refuse("motion", Refusal(sha256=digest(NEW), version="1.1.0", revision=1, reason="no"))

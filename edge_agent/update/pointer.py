@@ -7,6 +7,7 @@ from typing import Final
 
 import msgspec
 
+from edge_agent import __version__
 from edge_agent.contract.errors import StorageError
 from edge_agent.update.disk import storage
 
@@ -31,12 +32,17 @@ class Installed(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Refusal(msgspec.Struct, frozen=True, kw_only=True):
-    """A bundle that was asked for and not taken; fields as in :class:`Installed`."""
+    """A bundle that was asked for and not taken; fields as in :class:`Installed`.
+
+    Attributes:
+        agent: version that refused it. Another one may judge otherwise: it is asked again.
+    """
 
     sha256: str
     version: str
     revision: int
     reason: str
+    agent: str = __version__
 
 
 class Pointer(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,7 +63,7 @@ class Pointer(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def revision(self) -> int:
         """The highest revision that was decided on; desired states up to it are history."""
-        settled = [refusal.revision for refusal in self.refused]
+        settled = [r.revision for r in self.refused if r.agent == __version__]
         return max([self.current.revision if self.current else 0, *settled])
 
     @property
