@@ -325,7 +325,7 @@ def test_a_collector_in_place_of_one_that_died_gets_the_backlog_in_order(
         rig.turn(seconds=0.1, rounds=1)
         rig.ack(confirmed := max(rig.arrived(BACKLOG)))  # and then it died
     rig.turn(seconds=0.1, rounds=20)
-    assert max(rig.arrived(BACKLOG)) <= confirmed + 400  # a quarter of a second's worth, and a bit
+    assert max(rig.arrived(BACKLOG)) <= confirmed + 400  # a fraction of a second's worth
     rig.broker.sent.clear()
     rig.offer(1)  # for the new one, which answers what it gets
     for _ in range(80):

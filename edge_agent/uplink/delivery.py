@@ -37,7 +37,7 @@ _S: Final = 1_000_000_000
 _PUBACK_NS: Final = 30 * _S
 _REFUSED_NS: Final = 30 * _S
 _RESEND_NS_MAX: Final = 30 * _S
-_STALL_NS: Final = _S // 4  # shortest silence after which no more backlog is sent
+_STALL_NS: Final = _S // 10  # shortest silence after which no more backlog is sent
 _WINDOW_N: Final = 200  # backlog records that the first message may hold
 
 
