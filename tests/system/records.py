@@ -10,6 +10,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from edge_agent.contract.messages import Status
+
 
 class Row(NamedTuple):
     """One stored record; ``late`` says that it came on the backlog topic."""
@@ -97,6 +99,13 @@ def gaps(rows: Iterable[Row], last: dict[str, int] | None = None) -> list[str]:
         missing = set(range(1, through + 1)) - set(seqs[boot]) - ledgered[boot]
         faults += [f"{boot}: {seq} missing" for seq in sorted(missing)]
     return faults
+
+
+def complete(path: Path, status: Status) -> bool:
+    """Whether a file has everything that an agent had given a seq when it said this."""
+    return status.outbox is not None and not gaps(
+        read_rows(path), {status.boot: status.outbox.seq_last}
+    )
 
 
 def _from_sqlite(path: Path) -> Iterator[Row]:

@@ -4,7 +4,7 @@ import brokers
 import pytest
 
 from .processes import finish, pipeline, wait_for, write_config
-from .records import count_rows, decisions, gaps, kept, read_rows, readings
+from .records import complete, count_rows, decisions, gaps, kept, read_rows, readings
 
 LENGTH = 4  # of the bundle's window: the first decision is on this reading
 
@@ -31,6 +31,8 @@ def test_a_steady_run_ends_in_order_with_everything_delivered(
     )
     agent = programs.agent(config)
     wait_for(lambda: count_rows(path) > 1000, "a thousand records at the collector")
+    # What was sent before the collector listened comes again; only then the run is steady.
+    wait_for(lambda: complete(path, ears.status()), "what the collector came too late for")
     assert agent.terminate() == 0
     wait_for(lambda: ears.status().reason == "stopped", "the last status")
     last = ears.status()

@@ -7,7 +7,7 @@ import pytest
 from bundles import make_bundle
 
 from .processes import finish, pipeline, wait_for, write_config
-from .records import gaps, outbox_bytes, read_rows, readings
+from .records import complete, outbox_bytes, read_rows, readings
 
 LENGTH = 4
 LARGE = make_bundle(version="1.1.0", padding=8_000_000)
@@ -39,17 +39,12 @@ def test_nothing_is_lost_and_the_model_arrives(programs, listen, home, broker, s
     assert json.loads(publisher.out)["committed"] == 1
     ears = listen(broker)
     wait_for(lambda: ears.statuses() and ears.status().outbox, "the agent's status")
-    wait_for(
-        lambda: gaps(read_rows(path), {ears.status().boot: ears.status().outbox.seq_last}) == [],
-        "the backlog to arrive",
-    )
+    wait_for(lambda: complete(path, ears.status()), "the backlog to arrive")
     wait_for(lambda: ears.status().pipelines[0].version == "1.1.0", "a status that says so")
     assert agent.terminate() == 0
     wait_for(lambda: ears.status().reason == "stopped", "the last status")
     last = ears.status()
-    wait_for(
-        lambda: gaps(read_rows(path), {last.boot: last.outbox.seq_last}) == [], "the last record"
-    )
+    wait_for(lambda: complete(path, last), "the last record")
     result = finish(collector)
     assert (result["missing"], result["ledgered"]) == (0, 0)
     rows = read_rows(path)

@@ -7,7 +7,7 @@ import brokers
 import pytest
 
 from .processes import finish, pipeline, wait_for, write_config
-from .records import count_rows, gaps, outbox_bytes, read_rows, readings
+from .records import complete, count_rows, gaps, outbox_bytes, read_rows, readings
 
 LENGTH = 4
 RECORDS = "edge/device/+/records/+"
@@ -20,11 +20,6 @@ def settle(agent, ears):
     assert agent.terminate() == 0
     wait_for(lambda: ears.statuses() and ears.status().reason == "stopped", "the last status")
     return ears.status()
-
-
-def complete(path, status):
-    """Whether a file has everything that an agent had given a seq when it said this."""
-    return gaps(read_rows(path), {status.boot: status.outbox.seq_last}) == []
 
 
 def late_n(path):
