@@ -66,11 +66,13 @@ def test_an_agent_killed_again_and_again_proves_every_boot(
     config = write_config(home, broker.url, [pipeline(FAST)])
     collector = programs.collector(broker, path)
     moments = random.Random(7)
-    for online in (True, False, False, True, True):
+    for online, starting in ((True, False), (False, True), (False, False), (True, False)):
         if not online:
             broker.kill()
         agent = programs.agent(config)
-        time.sleep(moments.uniform(0.3, 1.5))  # the moment of the kill is what varies
+        if not starting:
+            wait_for(lambda agent=agent: "boot" in agent.log, "the agent to have started")
+        time.sleep(moments.uniform(0.0, 0.8))  # the moment of the kill is what varies
         agent.kill()
         if not online:
             broker.start()
