@@ -46,7 +46,7 @@ def run(config: Path) -> None:
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
         stream=sys.stderr,
     )
-    sys.exit(agent.run(loaded, config.resolve().parent))
+    agent.run(loaded, config.resolve().parent)
 
 
 @cli.command("check-config")

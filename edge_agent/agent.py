@@ -50,15 +50,12 @@ _DRAIN_S: Final = 10.0  # for the outbox to empty when the sources have ended by
 _SWITCH_S: Final = 1e-4  # beside a busy thread: p50 of 0.3 ms, where the default gives 3.2 ms
 
 
-def run(config: AgentConfig, base: Path) -> int:
+def run(config: AgentConfig, base: Path) -> None:
     """Run the agent until SIGTERM, SIGINT or the end of every source. The main thread.
 
     Args:
         config: as read by :func:`edge_agent.config.load_config`.
         base: folder of the configuration file; relative paths start there.
-
-    Returns:
-        0 after an orderly end, 1 when a pipeline has failed unexpectedly.
 
     Raises:
         EdgeError: it cannot start; nothing is left running.
@@ -75,7 +72,6 @@ def run(config: AgentConfig, base: Path) -> int:
             agent.supervise(stop)
         finally:
             agent.stop()
-    return agent.exit_code
 
 
 class Agent:
@@ -178,11 +174,6 @@ class Agent:
     def boot(self) -> str:
         """This start of the agent, in every record."""
         return self._uplink.boot
-
-    @property
-    def exit_code(self) -> int:
-        """1 when a pipeline has failed, else 0."""
-        return int(any(room.pipeline.status().state == "failed" for room in self._rooms))
 
     def status(self) -> Status:
         """Everything that the retained status says, but for the clones."""
