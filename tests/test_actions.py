@@ -279,7 +279,7 @@ def test_worker_counts_failures_and_goes_on(
     for number in range(3):
         worker.dispatch(decision(number))
     assert len(good.fired) == 3
-    assert worker.counts == {"action_errors": 3, "dropped_actions": 0}
+    assert worker.counts == {"action_errors": 3, "dropped_actions": 0, "waiting_actions": 0}
     assert str(error) in caplog.text
 
 
@@ -307,7 +307,7 @@ def test_worker_finishes_what_is_queued_when_it_is_closed() -> None:
     slow.gate.release(20)
     worker.close()
     assert [reading for _, reading in slow.fired] == list(range(20))
-    assert worker.counts == {"action_errors": 0, "dropped_actions": 0}
+    assert worker.counts == {"action_errors": 0, "dropped_actions": 0, "waiting_actions": 0}
 
 
 def test_worker_closes_in_bounded_time_and_counts_what_it_gives_up() -> None:
@@ -341,7 +341,7 @@ def test_worker_with_a_real_program_leaves_nothing_running(tmp_path: Path) -> No
     until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text() != "")
     worker.close()
     assert is_gone(int((tmp_path / "pid").read_text()))
-    assert worker.counts == {"action_errors": 1, "dropped_actions": 0}
+    assert worker.counts == {"action_errors": 1, "dropped_actions": 0, "waiting_actions": 0}
 
 
 # --- all of them ---------------------------------------------------------------------------------

@@ -27,6 +27,7 @@ from edge_agent.contract.messages import (
 )
 from edge_agent.contract.topics import CHUNK_BYTES, Topics
 from edge_agent.contract.trust import admit
+from edge_agent.infer import engine_of, golden_fault
 
 
 def repacked(data: bytes, change: dict[str, bytes], *, compress: bool = False) -> bytes:
@@ -47,6 +48,12 @@ def test_a_bundle_is_deterministic_and_reads_back(tmp_path: Path) -> None:
     bundle = read_bundle(path)
     assert bundle.digest == hashlib.sha256(data).hexdigest()
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_bundle_of_the_first_format_still_runs() -> None:
+    bundle = read_bundle(Path(__file__).parent / "fixtures" / "bundle" / "v1.bundle")
+    assert bundle.manifest.schema_version == 1
+    assert golden_fault(bundle, engine_of(bundle)) is None
 
 
 @pytest.mark.parametrize("member", MEMBERS)

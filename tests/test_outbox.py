@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import msgspec
 import pytest
@@ -405,12 +406,28 @@ def test_a_missing_folder_and_a_second_agent_are_told_what_to_do(path: Path) -> 
     assert outbox.seq_last == 2
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write to read-only files")
-def test_a_read_only_file_is_refused_with_advice(path: Path) -> None:
-    open_outbox(path).close()
-    path.chmod(0o444)
-    with pytest.raises(StorageError, match="read-only"):
-        open_outbox(path)
+@contextmanager
+def as_nobody() -> Iterator[None]:
+    """Without the rights of root, who may write to read-only files."""
+    was = os.geteuid()
+    if was == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(was)
+
+
+def test_a_read_only_file_is_refused_with_advice() -> None:
+    with TemporaryDirectory() as name:  # pytest's own folders are for their owner alone
+        folder = Path(name)
+        path = folder / "outbox.db"
+        folder.chmod(0o777)
+        with as_nobody():
+            open_outbox(path).close()
+            path.chmod(0o444)
+            with pytest.raises(StorageError, match="read-only"):
+                open_outbox(path)
 
 
 # --- kill -9 ---
@@ -420,6 +437,7 @@ import sys
 sys.path.insert(0, sys.argv[2])
 from outboxes import append_all, body, open_outbox
 from pathlib import Path
+from tempfile import TemporaryDirectory
 outbox = open_outbox(Path(sys.argv[1]), bytes_max=8 << 20)
 print(outbox.boot, flush=True)
 while True:

@@ -45,9 +45,12 @@ class ActionWorker:
 
     @property
     def counts(self) -> dict[str, int]:
-        """``action_errors`` and ``dropped_actions`` since the start. Any thread."""
+        """``action_errors`` and ``dropped_actions`` since the start, and ``waiting_actions`` now.
+
+        Any thread.
+        """
         with self._lock:
-            return dict(self._counts)
+            return {**self._counts, "waiting_actions": self._queue.qsize()}
 
     def dispatch(self, decision: Decision) -> None:
         """Fire every action. The pipeline's thread; never waits, and no action's error comes out.
