@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,8 @@ from sklearn.pipeline import FeatureUnion, Pipeline
 from sklearn.utils.validation import check_is_fitted
 
 from converter.features import WindowFeatures
-from converter.frontends import Answers, FeatureSpec, Imported
+from converter.frontends import Answers, Context, FeatureSpec, Imported
+from converter.frontends.files import load_estimator
 from converter.graph import Graph
 from converter.heads import Head, class_index, class_scores, task_of
 from converter.lower import lower_head
@@ -35,6 +37,26 @@ class _Shape:
     length: int
     channels: tuple[str, ...]
     rate_hz: float
+
+
+def import_file(path: Path, context: Context) -> Imported:
+    """Read a fitted estimator from a ``.skops`` file, or with consent from a pickle.
+
+    Raises:
+        ConfigError: see :func:`converter.frontends.import_model`.
+    """
+    estimator, notes = load_estimator(
+        path, trust=context.trust, consent_pickle=context.consent_pickle
+    )
+    return import_estimator(
+        estimator,
+        length=context.length,
+        channels=context.channels,
+        rate_hz=context.rate_hz,
+        features=context.features,
+        labels=context.labels,
+        notes=notes,
+    )
 
 
 def import_estimator(
