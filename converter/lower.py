@@ -13,7 +13,9 @@ regressor; (N, 1) of an outlier detector, minus its ``decision_function``.
 
 from __future__ import annotations
 
-from typing import Any
+import importlib
+from collections.abc import Callable
+from typing import Any, Final
 
 import numpy as np
 from sklearn.compose import ColumnTransformer
@@ -59,7 +61,8 @@ def lower_head(estimator: Any, graph: Graph, x: str) -> Head:
         return lower_head(estimator.best_estimator_, graph, x)
     if hasattr(estimator, "onnx_form"):
         return Head(estimator.onnx_form(graph, x))
-    if own := HEADS.get(type(estimator)) or _COMMITTEES.get(type(estimator)):
+    kind = type(estimator)
+    if own := HEADS.get(kind) or _COMMITTEES.get(kind) or _of_library(kind):
         return own(estimator, graph, x)
     _require_known(estimator)
     return foreign_head(estimator, graph, x)
@@ -166,6 +169,19 @@ _COMMITTEES = {
     StackingClassifier: _stacking,
     StackingRegressor: _stacking,
 }
+
+
+_LIBRARIES: Final = frozenset({"xgboost", "lightgbm", "catboost"})
+
+
+def _of_library(kind: type) -> Callable[[Any, Graph, str], Head] | None:
+    """The form of a boosting library's own estimators, which needs its package."""
+    library = kind.__module__.partition(".")[0]
+    if library not in _LIBRARIES:
+        return None
+    form: Callable[[Any, Graph, str], Head]
+    form = importlib.import_module(f"converter.frontends.{library}").lower_estimator
+    return form
 
 
 def _require_known(estimator: Any) -> None:

@@ -79,8 +79,14 @@ def ensemble(
 ) -> str:
     """One TreeEnsembleRegressor node: the sum or average of all trees' leaves, (N, targets).
 
-    A weight of 0 is left out unless it is the only one of its leaf.
+    A weight of 0 is left out unless it is the only one of its leaf. For several targets the base
+    is a tree of one leaf for each: onnxruntime forgets the base of a target that no leaf of a row
+    has a weight of.
     """
+    targets = trees[0].values.shape[1]
+    if targets > 1 and not average:
+        trees = [*trees, *(single_leaf(row) for row in np.diag(base) if row.any())]
+        base = ()
     columns: dict[str, list[NDArray[Any]]] = {}
     for number, tree in enumerate(trees):
         for key, values in _tree_columns(number, tree).items():
@@ -96,11 +102,17 @@ def ensemble(
         "TreeEnsembleRegressor",
         x,
         domain=ML,
-        n_targets=trees[0].values.shape[1],
+        n_targets=targets,
         aggregate_function="AVERAGE" if average else "SUM",
         nodes_modes=modes,
         **attributes,
     )
+
+
+def single_leaf(values: F64) -> Tree:
+    """A tree that gives the same values (targets,) to every row."""
+    none, first = np.array([-1]), np.array([0])
+    return Tree(none, none, first, np.zeros(1), np.array([False]), values[None, :])
 
 
 def _tree_columns(number: int, tree: Tree) -> dict[str, NDArray[Any]]:
