@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import numpy as np
+
 from converter.data import Validation, read_validation
 from converter.features import WindowFeatures
 from converter.frontends import Answers, Imported, import_model
@@ -43,6 +45,13 @@ class Case:
         return self.validation.windows
 
     @property
+    def longest_recording(self) -> slice:
+        """Which windows are those of the recording that has most."""
+        edges = np.append(self.validation.begins, len(self.windows))
+        longest = int(np.diff(edges).argmax())
+        return slice(int(edges[longest]), int(edges[longest + 1]))
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What the author should know about model and data."""
         return self.imported.notes + self.validation.notes + self._unvoted()
@@ -78,8 +87,20 @@ def open_case(recipe: Recipe) -> Case:
         truth = true_classes(validation, imported.task, labels, own=imported.labels)
         if truth is not None and imported.task == "classification":
             require_every(truth, labels)
-    original = imported.original(validation.windows)
+    original = _ask(imported, validation)
     return Case(recipe, imported, labels, validation, original, truth)
+
+
+def _ask(imported: Imported, validation: Validation) -> Answers:
+    """What the original answers; a model with states begins anew with every recording."""
+    if not imported.states:
+        return imported.original(validation.windows)
+    recordings = np.split(validation.windows, validation.begins[1:])
+    parts = [imported.original(windows) for windows in recordings]
+    scores = np.concatenate([part.scores for part in parts])
+    if imported.task == "regression":
+        return Answers(None, scores)
+    return Answers(np.concatenate([p.labels for p in parts if p.labels is not None]), scores)
 
 
 def _import(recipe: Recipe) -> Imported:
@@ -96,6 +117,7 @@ def _import(recipe: Recipe) -> Imported:
         features=features,
         trust=recipe.trust,
         consent_pickle=recipe.allow_pickle,
+        model_io=recipe.model_io.resolved(recipe.labels),
     )
 
 

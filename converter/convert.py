@@ -68,7 +68,14 @@ def build(
     case = open_case(recipe)
     judged, absent = _judge(case, progress)
     models = {name: form.model for name, form in judged.items()}
-    measured = measure(models, case.windows, case.imported.outputs, known=known, progress=progress)
+    measured = measure(
+        models,
+        case.windows,
+        case.imported.outputs,
+        states=case.imported.states,
+        known=known,
+        progress=progress,
+    )
     figures = {name: figures_of(measured, model) for name, model in models.items()}
     variants = choose(judged, figures, recipe.quantize)
     outcome = Outcome(judged, absent, variants, measured.machine)
@@ -99,6 +106,8 @@ def _judge(case: Case, progress: Progress) -> tuple[dict[str, Judged], dict[str,
     require_float32(judged[FLOAT32].parity, settings.accuracy_loss_max)
     if not settings.int8:
         return judged, {"int8": "The recipe asks for float32 only."}
+    if imported.states:
+        return judged, {"int8": "The model carries state, in which the errors of int8 add up."}
     progress("quantizing")
     int8: Int8 = int8_forms(imported.graph, imported.keep_float, case.windows)
     absent = dict(int8.absent)

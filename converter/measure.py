@@ -25,7 +25,7 @@ import numpy as np
 
 from edge_agent.arrays import F32
 from edge_agent.contract.errors import ConfigError, InferenceError
-from edge_agent.contract.manifest import Figures, Output
+from edge_agent.contract.manifest import Figures, Output, State
 from edge_agent.infer import Engine
 
 ROUNDS: Final = 3
@@ -53,6 +53,7 @@ def measure(
     windows: F32,
     outputs: Sequence[Output],
     *,
+    states: Sequence[State] = (),
     known: Measured | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Measured:
@@ -62,6 +63,7 @@ def measure(
         models: ONNX bytes by name.
         windows: (n, length, channels), fed in turn.
         outputs: the tensors that the agent binds.
+        states: what it hands from one window to the next.
         known: earlier figures; those of another machine do not count.
         progress: told what is measured next.
 
@@ -76,7 +78,7 @@ def measure(
         for key, results in rounds.items():
             name, model = wanted[key]
             progress(f"measuring {name} ({number + 1} of {ROUNDS})")
-            results.append(_in_child(model, windows, outputs))
+            results.append(_in_child(model, windows, outputs, states))
     fresh = {key: _quietest(results) for key, results in rounds.items()}
     return Measured(machine=here, figures={key: (found | fresh)[key] for key in sorted(wanted)})
 
@@ -118,15 +120,18 @@ def main() -> None:
     model = (folder / "model.onnx").read_bytes()
     windows: F32 = np.load(folder / "windows.npy", allow_pickle=False)
     outputs = msgspec.json.decode((folder / "outputs.json").read_bytes(), type=list[Output])
-    sys.stdout.buffer.write(msgspec.json.encode(_measure_here(model, windows, outputs)))
+    states = msgspec.json.decode((folder / "states.json").read_bytes(), type=list[State])
+    sys.stdout.buffer.write(msgspec.json.encode(_measure_here(model, windows, outputs, states)))
 
 
-def _measure_here(model: bytes, windows: F32, outputs: Sequence[Output]) -> Figures:
+def _measure_here(
+    model: bytes, windows: F32, outputs: Sequence[Output], states: Sequence[State]
+) -> Figures:
     """Measure in this process, which must not have loaded a model before."""
     _, length, channels = windows.shape
     rss_before = _rss_bytes()
     start = time.perf_counter_ns()
-    engine = Engine(model, length=length, channels=channels, outputs=outputs)
+    engine = Engine(model, length=length, channels=channels, outputs=outputs, states=states)
     load_ns = time.perf_counter_ns() - start
     engine.run(windows[0])
     rss_after = _rss_bytes()
@@ -152,12 +157,15 @@ def _measure_here(model: bytes, windows: F32, outputs: Sequence[Output]) -> Figu
     )
 
 
-def _in_child(model: bytes, windows: F32, outputs: Sequence[Output]) -> Figures:
+def _in_child(
+    model: bytes, windows: F32, outputs: Sequence[Output], states: Sequence[State]
+) -> Figures:
     try:
         with tempfile.TemporaryDirectory(prefix="edge-convert-") as name:
             folder = Path(name)
             (folder / "model.onnx").write_bytes(model)
             (folder / "outputs.json").write_bytes(msgspec.json.encode(list(outputs)))
+            (folder / "states.json").write_bytes(msgspec.json.encode(list(states)))
             np.save(folder / "windows.npy", windows[:_WINDOWS_N_MAX])
             command = [sys.executable, "-m", "converter.measure", name]
             done = subprocess.run(command, capture_output=True, timeout=CHILD_S_MAX, check=True)

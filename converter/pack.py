@@ -26,6 +26,7 @@ from edge_agent.contract.reference import Histogram, Reference, encode_reference
 from edge_agent.infer import engine_of, golden_fault
 
 FEATURES_MAX: Final = 1024
+STATES_AGENT_MIN: Final = "0.2.0"  # the first agent that carries states
 _PACKAGES: Final = ("numpy", "onnx", "onnxruntime", "scikit-learn", "scipy", "skl2onnx", "skops")
 _BINS: Final = 10
 
@@ -38,8 +39,18 @@ def pack(case: Case, outcome: Outcome) -> tuple[bytes, Report]:
         ConfigError: a source file has become unreadable.
     """
     recipe, imported, winner = case.recipe, case.imported, outcome.winner
-    shaken = answer_all(winner.model, shake(case.windows), imported.outputs, imported.task)
-    chosen, atol = choose_golden(case.windows, case.original, winner.answers, shaken)
+    shaken = answer_all(
+        winner.model,
+        shake(case.windows),
+        imported.outputs,
+        imported.task,
+        states=imported.states,
+        begins=case.validation.begins,
+    )
+    recording = case.longest_recording if imported.states else None
+    chosen, atol = choose_golden(
+        case.windows, case.original, winner.answers, shaken, recording=recording
+    )
     vectors, golden = pack_golden(case.windows, case.original, imported.outputs, chosen, atol)
     source = _provenance(Path(recipe.model), Path(recipe.data.path), imported.estimator)
     report = make_report(case, outcome, golden, source)
@@ -52,11 +63,12 @@ def pack(case: Case, outcome: Outcome) -> tuple[bytes, Report]:
         channels=recipe.plain_channels,
         window=recipe.window_spec,
         outputs=imported.outputs,
+        states=imported.states,
         decide=recipe.decide,
         variants=outcome.variants,
         golden=golden,
         opsets=_opsets(winner.model),
-        agent_min=recipe.agent_min,
+        agent_min=_agent_min(case),
         provenance=source,
         files={},
     )
@@ -90,6 +102,14 @@ def require_golden(bundle: Bundle) -> None:
     """
     if fault := golden_fault(bundle, engine_of(bundle)):
         raise BundleError(f"the bundle does not answer as the original model: {fault}")
+
+
+def _agent_min(case: Case) -> str:
+    """The oldest agent that the recipe allows, and that knows what the model needs."""
+    said = case.recipe.agent_min
+    if not case.imported.states:
+        return said
+    return max(said, STATES_AGENT_MIN, key=lambda text: tuple(map(int, text.split("."))))
 
 
 def _provenance(model: Path, data: Path, estimator: str) -> Provenance:

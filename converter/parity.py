@@ -16,7 +16,7 @@ from converter.recipe import Aim, QuantizeRecipe
 from converter.truth import Classes, Targets, Truth
 from edge_agent.arrays import F32
 from edge_agent.contract.errors import BundleError, InferenceError
-from edge_agent.contract.manifest import Figures, Output, Parity, Task, Variant
+from edge_agent.contract.manifest import Figures, Output, Parity, State, Task, Variant
 from edge_agent.infer import Engine
 
 FLOAT32: Final = "float32"
@@ -85,24 +85,51 @@ def judge(case: Case, model: bytes) -> Judged:
     Raises:
         InferenceError: it cannot be loaded or run, or a score is not finite.
     """
-    answers = answer_all(model, case.windows, case.imported.outputs, case.imported.task)
+    imported = case.imported
+    answers = answer_all(
+        model,
+        case.windows,
+        imported.outputs,
+        imported.task,
+        states=imported.states,
+        begins=case.validation.begins,
+    )
     parity = compare(case.original, answers, case.truth, case.imported.task)
     return Judged(model, answers, parity)
 
 
-def answer_all(model: bytes, windows: F32, outputs: Sequence[Output], task: Task) -> Answers:
+def answer_all(
+    model: bytes,
+    windows: F32,
+    outputs: Sequence[Output],
+    task: Task,
+    *,
+    states: Sequence[State] = (),
+    begins: Classes | None = None,
+) -> Answers:
     """What an ONNX model answers, one window at a time as on the device.
+
+    Args:
+        model: ONNX bytes.
+        windows: (n, length, channels).
+        outputs: the tensors that hold the answer.
+        task: what it answers.
+        states: what it hands from one window to the next.
+        begins: the windows before which the states are zeros; by default the first.
 
     Raises:
         InferenceError: it cannot be loaded or run, or a score is not finite.
     """
     count, length, channels = windows.shape
-    engine = Engine(model, length=length, channels=channels, outputs=outputs)
+    engine = Engine(model, length=length, channels=channels, outputs=outputs, states=states)
+    anew = frozenset() if begins is None else frozenset(begins.tolist())
     by_role = {output.role: output for output in outputs}
     main = by_role["value" if task == "regression" else "scores"]
     scores = np.empty((count, main.width), np.float64)
     labels = np.empty(count, np.int64) if "label" in by_role else None
     for number, window in enumerate(windows):
+        if number in anew:
+            engine.reset()
         engine.run(window)
         scores[number] = engine.outputs[main.name][0]
         if labels is not None:

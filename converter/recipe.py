@@ -10,6 +10,7 @@ from typing import Annotated, Final, Literal
 import msgspec
 from msgspec import Meta
 
+from converter.model_io import NOTHING_SAID, ModelIO
 from edge_agent.contract.errors import ConfigError
 from edge_agent.contract.manifest import Channel, DecideSpec, WindowSpec
 from edge_agent.contract.names import name_fault, version_fault
@@ -112,6 +113,7 @@ class Recipe(Settings, frozen=True, kw_only=True):
         labels: names in the order of the model's classes, in place of its own.
         decide: decision defaults of the device.
         quantize: how the form of the model is chosen.
+        model_io: inputs and outputs of a network, where its file leaves them open.
         trust: full names of further types that a ``.skops`` file may contain; loading it then runs
             the code of their modules.
         allow_pickle: consent to run whatever code a pickle file contains.
@@ -130,6 +132,7 @@ class Recipe(Settings, frozen=True, kw_only=True):
     labels: tuple[str, ...] | None = None
     decide: DecideSpec = DecideSpec()
     quantize: QuantizeRecipe = QuantizeRecipe()
+    model_io: ModelIO = NOTHING_SAID
     trust: tuple[str, ...] = ()
     allow_pickle: bool = False
     output: str = "."

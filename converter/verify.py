@@ -71,7 +71,14 @@ def _on_data(found: Verified, bundle: Bundle, data: DataRecipe) -> Verified:
     manifest = bundle.manifest
     validation = read_validation(data, manifest.channels, manifest.window)
     found = msgspec.structs.replace(found, windows=len(validation.windows))
-    answers = answer_all(bundle.model, validation.windows, manifest.outputs, manifest.task)
+    answers = answer_all(
+        bundle.model,
+        validation.windows,
+        manifest.outputs,
+        manifest.task,
+        states=manifest.states,
+        begins=validation.begins,
+    )
     if validation.truth is None:
         return found
     truth: Truth

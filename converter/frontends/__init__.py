@@ -24,9 +24,10 @@ import onnx
 from numpy.typing import NDArray
 
 from converter.features import WindowFeatures
+from converter.model_io import NOTHING_SAID, ModelIO
 from edge_agent.arrays import F32
 from edge_agent.contract.errors import ConfigError
-from edge_agent.contract.manifest import Output, Task
+from edge_agent.contract.manifest import Output, State, Task
 
 FeatureSpec = tuple[str, ...] | WindowFeatures
 
@@ -61,6 +62,8 @@ class Imported:
         features: windows to float64 (n, len(feature_names)), as the original computes them.
         notes: what a reader of the report should know.
         keep_float: names of the nodes that must never be quantized.
+        states: what the graph hands from one window to the next; ``original`` then takes its
+            windows as consecutive ones, from a state of zeros.
     """
 
     graph: onnx.ModelProto
@@ -73,6 +76,7 @@ class Imported:
     features: Callable[[F32], NDArray[np.float64]]
     notes: tuple[str, ...]
     keep_float: tuple[str, ...]
+    states: tuple[State, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +90,7 @@ class Context:
     labels: tuple[str, ...] | None = None
     trust: tuple[str, ...] = ()
     consent_pickle: bool = False
+    model_io: ModelIO = NOTHING_SAID
 
 
 @dataclass(frozen=True)
@@ -112,6 +117,7 @@ FRONTENDS: Final = {  # the name is that of the module here
         (".cbm", ".json", ".model", ".bin"),
         re.compile(rb'CBM1|\{\s*"(ctr_data|features_info|model_info|oblivious_trees|trees)"'),
     ),
+    "onnx_file": Frontend((".onnx",)),
 }
 _HEAD_BYTES: Final = 1024
 
@@ -126,6 +132,7 @@ def import_model(
     labels: tuple[str, ...] | None = None,
     trust: tuple[str, ...] = (),
     consent_pickle: bool = False,
+    model_io: ModelIO = NOTHING_SAID,
 ) -> Imported:
     """Read a trained model from a file.
 
@@ -139,6 +146,7 @@ def import_model(
         trust: classes beyond the reviewed list that a ``.skops`` file may name; loading one runs
             its module.
         consent_pickle: unpickling, which runs whatever the file says, is agreed to.
+        model_io: what the file of a network leaves open.
 
     Raises:
         ConfigError: an unreadable or untrusted file, a framework that is not installed, or a
@@ -152,6 +160,7 @@ def import_model(
         labels=labels,
         trust=trust,
         consent_pickle=consent_pickle,
+        model_io=model_io,
     )
     # Only now, because the frameworks need seconds to import.
     frontend = importlib.import_module(f"converter.frontends.{frontend_of(path)}")
