@@ -131,6 +131,7 @@ class Boosted:
         scale: the sum is multiplied by it before the link.
         average: the mean of the trees instead of their sum.
         categories: the columns that trees ask for beyond the input.
+        blank_up_to: (inputs,) a value of at most this size is a missing one; None for none.
         notes: what a reader of the report should know.
     """
 
@@ -140,11 +141,15 @@ class Boosted:
     scale: float = 1.0
     average: bool = False
     categories: Categories | None = None
+    blank_up_to: F64 | None = None
     notes: tuple[str, ...] = field(default=())
 
 
 def lower_boosted(model: Boosted, graph: Graph, x: str) -> Head:
     """The nodes of a boosted model: look-ups of categories, one tree ensemble, the link."""
+    if model.blank_up_to is not None:
+        blank = graph.add("LessOrEqual", graph.add("Abs", x), graph.constant(model.blank_up_to))
+        x = graph.add("Where", blank, graph.constant(np.nan), x)
     if model.categories is not None:
         x = model.categories.extend(graph, x)
     raw = ensemble(graph, x, model.trees, average=model.average, base=model.base)
