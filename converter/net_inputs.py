@@ -194,8 +194,8 @@ def _pairs(given: Sequence[Tensor], made: Sequence[Tensor]) -> dict[str, str]:
 def _stem(name: str) -> tuple[str, ...]:
     """The words of a name without those that tell before from after: ``h_in``, ``hn``, ``h0``."""
     words = [word.lower() for word in _WORDS.findall(name)]
-    words = [word[:-1] if len(word) == 2 and word[-1] in "nt" else word for word in words]
-    return tuple(word for word in words if word not in _TIMES)
+    words = [word for word in words if word not in _TIMES]
+    return tuple(word[:-1] if len(word) == 2 and word[-1] in "nt" else word for word in words)
 
 
 def _may_be_equal(one: Axes | None, other: Axes | None) -> bool:
