@@ -44,22 +44,42 @@ def cli() -> None:
 @click.argument("recipe", type=_FILE)
 @click.option("--output", type=_FOLDER, help="Folder for the results, in place of the recipe's.")
 @click.option("--measure", is_flag=True, help="Measure anew, although figures are kept.")
+@click.option("--target", type=_FILE, help="Figures of the device that is to run the model.")
+@click.option("--forms", type=_FOLDER, help="Put every form there, to be measured on the device.")
 @click.option("--json", "json_file", type=_OUTPUT, help="Write the figures there.")
-def build(recipe: Path, *, output: Path | None, measure: bool, json_file: Path | None) -> None:
+def build(
+    recipe: Path,
+    *,
+    output: Path | None,
+    measure: bool,
+    target: Path | None,
+    forms: Path | None,
+    json_file: Path | None,
+) -> None:
     """Build the bundle and the report that a recipe describes.
 
     Leaves NAME-VERSION.bundle, NAME-VERSION.html and NAME-VERSION.measured.json, or nothing. The
     last line is RESULT and the figures as JSON.
 
+    The form that wins here need not win on the device. With --forms DIR take DIR to the device,
+    run 'python -m converter.target DIR >device.json' there, and build with --target device.json.
+
     Example: edge-convert build motion.yaml --output build
     """
     from converter import build as run
     from converter.recipe import load_recipe
+    from converter.target import read_target
 
     wanted = load_recipe(recipe)
     if output is not None:
         wanted = msgspec.structs.replace(wanted, output=str(output))
-    built = run(wanted, measure_anew=measure, progress=_progress)
+    built = run(
+        wanted,
+        measure_anew=measure,
+        target=None if target is None else read_target(target),
+        forms_folder=forms,
+        progress=_progress,
+    )
     for note in built.notes:
         click.echo(f"note: {note}")
     for variant in built.manifest.variants:

@@ -87,15 +87,18 @@ class QuantizeRecipe(Settings, frozen=True, kw_only=True):
     """Which form of the model goes into the bundle.
 
     Attributes:
-        aim: what an int8 form must be better at than float32 to be chosen.
+        aim: what another form must be better at than float32 to be chosen.
         accuracy_loss_max: how much of the metric (1.0 is all) the converted model may lose on the
-            validation data; of an int8 form also the share of labels that may change.
-        int8: False considers float32 only.
+            validation data; of any form but float32 also the share of labels that may change.
+        int8: False considers float32 only, and neither float16 nor thinner trees.
+        build_s_max: seconds for building and comparing the other forms; the report names those
+            that were not tried.
     """
 
     aim: Aim = "latency"
     accuracy_loss_max: Annotated[float, Meta(ge=0, le=1)] = 0.01
     int8: bool = True
+    build_s_max: Positive = 600.0
 
 
 class Recipe(Settings, frozen=True, kw_only=True):
