@@ -8,12 +8,12 @@ features, labels and checks are the same as for every other estimator.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, is_classifier
 
 from converter.frontends import Context, Imported
 from converter.frontends.sklearn import import_estimator
@@ -142,7 +142,7 @@ class Boosted:
     average: bool = False
     categories: Categories | None = None
     blank_up_to: F64 | None = None
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
 
 
 def lower_boosted(model: Boosted, graph: Graph, x: str) -> Head:
@@ -156,6 +156,24 @@ def lower_boosted(model: Boosted, graph: Graph, x: str) -> Head:
     if model.scale != 1.0:
         raw = graph.add("Mul", raw, graph.constant(model.scale))
     return Head(_LINKS[model.link](graph, raw), notes=(*model.notes, NAN_NOTE))
+
+
+def link_of(estimator: Any, link: Link, objective: object) -> Link:
+    """The link behind an estimator of a library, which may use an objective of the other kind.
+
+    Raises:
+        ConfigError: the objective does not make what the estimator predicts.
+    """
+    classifies = is_classifier(estimator)
+    if link in {"logistic", "sigmoid"}:
+        return "logistic" if classifies else "sigmoid"
+    if classifies != (link in CLASS_LINKS) or link == "decision":
+        kind = "probabilities of classes" if classifies else "values of a regression"
+        raise ConfigError(
+            f"{type(estimator).__name__} with objective {objective!r} gives no {kind}: fit it with "
+            "its default objective"
+        )
+    return link
 
 
 def _step(graph: Graph, raw: str) -> str:

@@ -46,7 +46,8 @@ _LINKS: Final[dict[str, Link]] = {
     **dict.fromkeys(
         (
             "RMSE", "MAE", "Quantile", "MultiQuantile", "MultiRMSE", "MultiRMSEWithMissingValues",
-            "LogLinQuantile", "Lq", "MAPE", "Huber", "Expectile", "LogCosh", "Cox",
+            "LogLinQuantile", "Lq", "MAPE", "Huber", "Expectile", "LogCosh", "Cox", "RMSPE",
+            "SurvivalAft",
         ),
         "identity",
     ),
@@ -106,11 +107,6 @@ def lower_estimator(estimator: Any, graph: Graph, x: str) -> Head:
         )
     link = None if is_classifier(estimator) else _regression_link(estimator)
     model = _read(estimator, link)
-    if is_classifier(estimator) != (model.link in CLASS_LINKS):
-        raise ConfigError(
-            f"{type(estimator).__name__} has a loss of the other kind: use Logloss or MultiClass "
-            "for a classifier, RMSE or alike for a regression"
-        )
     return lower_boosted(model, graph, x)
 
 

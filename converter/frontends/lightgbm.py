@@ -8,12 +8,12 @@ LightGBM compares float64 with float64, x <= t, as scikit-learn does. The text i
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.base import is_classifier
 
 from converter.boosters import (
     CLASS_LINKS,
@@ -23,6 +23,7 @@ from converter.boosters import (
     Categories,
     Link,
     import_booster,
+    link_of,
     lower_boosted,
     two_sided,
 )
@@ -96,12 +97,8 @@ def lower_estimator(estimator: Any, graph: Graph, x: str) -> Head:
         ConfigError: the model has no ONNX form; says why.
     """
     model = _read(estimator.booster_.model_to_string())
-    if is_classifier(estimator) != (model.link in CLASS_LINKS):
-        raise ConfigError(
-            f"{type(estimator).__name__} with objective={estimator.objective_!r} has no ONNX form: "
-            "choose an objective of the library's own for this kind of model"
-        )
-    return lower_boosted(model, graph, x)
+    link = link_of(estimator, model.link, estimator.objective_)
+    return lower_boosted(replace(model, link=link), graph, x)
 
 
 def _own_names(names: Sequence[str]) -> tuple[str, ...]:

@@ -238,7 +238,8 @@ def _probe(original: Callable[[F32], Answers], model: Any, task: Task, shape: _S
     """
     try:
         answers = original(np.ones((1, shape.length, len(shape.channels)), dtype=np.float32))
-    except (ValueError, TypeError, AttributeError, IndexError) as exc:
+    # An estimator of another library raises that library's own errors.
+    except Exception as exc:
         raise ConfigError(
             f"{_describe(model)} cannot answer a window of {shape.length} readings of "
             f"{len(shape.channels)} channels: {exc}"

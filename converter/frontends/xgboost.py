@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.base import is_classifier
 
 from converter.boosters import (
     CLASS_LINKS,
@@ -23,6 +23,7 @@ from converter.boosters import (
     Categories,
     Link,
     import_booster,
+    link_of,
     lower_boosted,
     softmax,
     two_sided,
@@ -98,12 +99,7 @@ def lower_estimator(estimator: Any, graph: Graph, x: str) -> Head:
         ConfigError: the model has no ONNX form; says why.
     """
     model, objective = _read(estimator.get_booster())
-    classes = is_classifier(estimator)
-    if classes != (model.link in CLASS_LINKS) or model.link == "decision":
-        raise ConfigError(
-            f"{type(estimator).__name__} with objective={objective!r} has no ONNX form: choose "
-            + ("'binary:logistic' or 'multi:softprob'" if classes else "an objective of regression")
-        )
+    model = replace(model, link=link_of(estimator, model.link, objective))
     if estimator.missing is not None and not np.isnan(estimator.missing):
         absent = graph.add("Equal", x, graph.constant(estimator.missing))
         x = graph.add("Where", absent, graph.constant(np.nan), x)
