@@ -89,6 +89,8 @@ def class_index(estimator: Any, x: Any) -> NDArray[np.int64]:
         ValueError: it predicts several labels at once.
     """
     predicted = np.asarray(estimator.predict(x))
+    if predicted.ndim == 2 and predicted.shape[1] == 1:  # as CatBoost gives several classes
+        predicted = predicted[:, 0]
     if predicted.ndim != 1 or isinstance(estimator.classes_, list):
         raise ValueError("it predicts several labels at once: train one model for each of them")
     return np.asarray(np.argmax(_same(predicted, estimator), axis=1), dtype=np.int64)
