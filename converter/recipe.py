@@ -17,6 +17,7 @@ from edge_agent.contract.names import name_fault, version_fault
 from edge_agent.settings import Fault, Settings, load_settings
 
 AGENT_MIN: Final = "0.1.0"  # the first agent that reads schema 1
+_MLFLOW: Final = ("models:/", "runs:/")
 _AGENT_VERSION: Final = re.compile(r"\d{1,6}(\.\d{1,6}){0,2}")
 
 Count = Annotated[int, Meta(ge=1)]
@@ -107,7 +108,8 @@ class Recipe(Settings, frozen=True, kw_only=True):
     Attributes:
         name: of the model, in topics and file names: letters, digits, ``-`` and ``_``.
         version: of the bundle, e.g. ``1.0.0``.
-        model: the trained model: ``.skops``, or ``.joblib``/``.pkl`` with ``allow_pickle``.
+        model: the trained model: ``.skops``, or ``.joblib``/``.pkl`` with ``allow_pickle``; or in
+            MLflow ``models:/NAME@ALIAS``, ``models:/NAME/VERSION`` or ``runs:/RUN_ID/PATH``.
         data: validation data.
         channels: columns of a reading, in the model's order.
         rate_hz: readings per second.
@@ -140,6 +142,11 @@ class Recipe(Settings, frozen=True, kw_only=True):
     allow_pickle: bool = False
     output: str = "."
     agent_min: str = AGENT_MIN
+
+    @property
+    def in_mlflow(self) -> bool:
+        """Whether the model is fetched from MLflow."""
+        return self.model.startswith(_MLFLOW)
 
     @property
     def channel_names(self) -> tuple[str, ...]:
@@ -187,7 +194,7 @@ def _rooted(recipe: Recipe, folder: Path) -> Recipe:
     data = msgspec.structs.replace(recipe.data, path=str(folder / recipe.data.path))
     return msgspec.structs.replace(
         recipe,
-        model=str(folder / recipe.model),
+        model=recipe.model if recipe.in_mlflow else str(folder / recipe.model),
         data=data,
         output=str(folder / recipe.output),
     )
@@ -201,7 +208,10 @@ def _faults(recipe: Recipe, folder: Path) -> Iterator[Fault]:
         yield Fault("$.version", text)
     if not _AGENT_VERSION.fullmatch(recipe.agent_min):
         yield Fault("$.agent_min", f"{recipe.agent_min!r} is not a version such as {AGENT_MIN}")
-    for field, name in (("model", recipe.model), ("data.path", recipe.data.path)):
+    files = {"data.path": recipe.data.path}
+    if not recipe.in_mlflow:
+        files = {"model": recipe.model} | files
+    for field, name in files.items():
         if not (folder / name).is_file():
             yield Fault(f"$.{field}", f"there is no file {folder / name}")
     if Path(recipe.data.path).suffix.lower() not in {".csv", ".npz"}:
