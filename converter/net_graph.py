@@ -72,7 +72,7 @@ def wrap(
     )
     writer = _Writer({name: inputs.constants[name] for name in inputs.constants})
     for feed in inputs.feeds:
-        _write_feed(writer, feed, batched=inputs.batched)
+        _write_feed(writer, feed, window, batched=inputs.batched)
     writer.copy(node for node in inner.graph.node if node.op_type != "ZipMap")
     _write_answer(writer, answer)
     batch = "N" if inputs.batched else 1
@@ -188,15 +188,19 @@ class _Writer:
         return name
 
 
-def _write_feed(writer: _Writer, feed: Feed, *, batched: bool) -> None:
+def _write_feed(writer: _Writer, feed: Feed, window: tuple[int, int], *, batched: bool) -> None:
     """From the window to one input, as :meth:`~converter.net_inputs.Feed.array` does it."""
     tensor = INPUT_NAME
+    shape: tuple[int, ...] = window
     if feed.channels is not None:
         tensor = writer.add("Gather", tensor, writer.integers(*feed.channels), axis=2)
+        shape = (shape[0], len(feed.channels))
     if feed.layout == "channels_first":
         tensor = writer.add("Transpose", tensor, perm=[0, 2, 1])
-    shape = (0, *feed.shape[1:]) if batched else feed.shape
-    tensor = writer.reshape(tensor, *shape)
+        shape = shape[::-1]
+    if feed.shape != (1, *shape):
+        first = (0,) if batched else feed.shape[:1]
+        tensor = writer.reshape(tensor, *first, *feed.shape[1:])
     if feed.dtype != np.float32:
         tensor = writer.cast(tensor, feed.dtype)
     writer.name(tensor, _NET + feed.name)
@@ -205,7 +209,8 @@ def _write_feed(writer: _Writer, feed: Feed, *, batched: bool) -> None:
 def _write_answer(writer: _Writer, answer: Answer) -> None:
     """From the network's output to that of the bundle."""
     tensor = writer.cast(_NET + answer.tensor, np.dtype(np.float32))
-    tensor = writer.reshape(tensor, -1, answer.width)
+    if not answer.is_row:
+        tensor = writer.reshape(tensor, -1, answer.width)
     tensor = answer.write(writer.add, writer.number, tensor)
     writer.name(tensor, answer.output.name)
 

@@ -43,6 +43,7 @@ class Answer:
         tensor: what holds its numbers: the output itself, or what ZipMap makes a map of.
         width: numbers in it for one window.
         task: what it answers.
+        is_row: it is (N, width); else it has other axes of 1, or fewer.
         labels: the model's own names of the classes.
         logits: softmax, or the sigmoid of a single one, makes probabilities of it.
         border: anomaly: where it begins.
@@ -53,6 +54,7 @@ class Answer:
     tensor: str
     width: int
     task: Task
+    is_row: bool
     labels: tuple[str, ...] = ()
     logits: bool = False
     border: float = 0.0
@@ -136,9 +138,9 @@ def plan_answer(
         )
     kind = end.op_type if end is not None else "nothing"
     task = io.task or _task(tensor, kind)
-    width = math.prod(value.shape)
+    width, is_row = math.prod(value.shape), value.ndim == 2 and value.shape[0] == 1
     if task == "regression":
-        return Answer(tensor.name, tensor.name, width, task)
+        return Answer(tensor.name, tensor.name, width, task, is_row)
     if task == "anomaly":
         if width != 1:
             raise ConfigError(
@@ -147,9 +149,13 @@ def plan_answer(
             )
         above, below = io.anomaly_above, io.anomaly_below
         border, sign = (above, 1) if above is not None else (below or 0.0, -1)
-        return Answer(tensor.name, tensor.name, 1, task, ANOMALY_LABELS, border=border, sign=sign)
+        return Answer(
+            tensor.name, tensor.name, 1, task, is_row, ANOMALY_LABELS, border=border, sign=sign
+        )
     labels = tuple(str(number) for number in range(max(2, width)))
-    return Answer(tensor.name, tensor.name, width, task, labels, logits=_logits(tensor, kind, io))
+    return Answer(
+        tensor.name, tensor.name, width, task, is_row, labels, logits=_logits(tensor, kind, io)
+    )
 
 
 def _chosen(made: Sequence[Tensor], io: ModelIO) -> Tensor:
@@ -207,7 +213,7 @@ def _zipped(node: onnx.NodeProto, name: str, io: ModelIO) -> Answer:
     if io.task not in {None, "classification"}:
         raise ConfigError(f"its output {name!r} holds scores of classes, the recipe says {io.task}")
     labels = tuple(_class_names(node))
-    return Answer(name, node.input[0], len(labels), "classification", labels)
+    return Answer(name, node.input[0], len(labels), "classification", is_row=True, labels=labels)
 
 
 def _class_names(node: onnx.NodeProto) -> Iterator[str]:
