@@ -25,9 +25,11 @@ from sklearn.preprocessing import FunctionTransformer
 
 from converter.boosting import BOOSTED
 from converter.committees import COMMITTEES
+from converter.encoders import ENCODERS
 from converter.fallback import foreign_head, foreign_transform
 from converter.graph import Graph
 from converter.heads import Head
+from converter.kernels import KERNEL_HEADS, KERNEL_TRANSFORMS
 from converter.linear import LINEAR
 from converter.neighbours import NEIGHBOURS
 from converter.reductions import REDUCTIONS
@@ -36,7 +38,8 @@ from converter.transforms import TRANSFORMS
 from converter.trees import TREES
 from edge_agent.contract.errors import ConfigError
 
-HEADS = {**LINEAR, **NEIGHBOURS, **SVMS, **TREES}
+HEADS = {**KERNEL_HEADS, **LINEAR, **NEIGHBOURS, **SVMS, **TREES}
+STEPS = {**ENCODERS, **KERNEL_TRANSFORMS, **TRANSFORMS}
 MADE_OF_OTHERS = {**BOOSTED, **COMMITTEES, **REDUCTIONS}
 
 
@@ -84,7 +87,7 @@ def lower_transform(step: Any, graph: Graph, x: str) -> str:
         return x
     if hasattr(step, "onnx_form"):
         return str(step.onnx_form(graph, x))
-    if own := _UNIONS.get(type(step)) or TRANSFORMS.get(type(step)):
+    if own := _UNIONS.get(type(step)) or STEPS.get(type(step)):
         return own(step, graph, x)
     _require_known(step)
     return foreign_transform(step, graph, x)
