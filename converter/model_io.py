@@ -38,7 +38,8 @@ class ModelIO(Settings, frozen=True, kw_only=True):
         output: the output that is the answer; by default the only one that is no state.
         scores: what the output of a classification holds; by default as the network ends.
             ``logits`` go through softmax, a single one through sigmoid.
-        anomaly_above: anomaly: an output above this is anomalous.
+        anomaly_above: anomaly: an output above this is anomalous. Where the output has the shape
+            of the input, as an autoencoder's has, the mean square of their difference counts.
         anomaly_below: anomaly: an output below this is anomalous.
     """
 

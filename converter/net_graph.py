@@ -25,6 +25,7 @@ from edge_agent.contract.manifest import INPUT_NAME, State
 
 OPSET_MIN: Final = 13  # the first in which every layer can be quantized
 _NET: Final = "net/"  # begins the names of the network's own tensors
+_EDGE: Final = "edge/"  # of those that are added here
 _FATAL_ONLY: Final = 4
 _GROWTH_MAX: Final = 1.25  # of the file, by folding
 _LAYERS: Final = frozenset({"Conv", "Gemm", "MatMul"})
@@ -124,8 +125,8 @@ def folded(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def named(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[str, ...]]:
-    """Give every node a name of its own; those that are no layers with fixed weights come back."""
-    fixed = {tensor.name for tensor in model.graph.initializer}
+    """Give every node a name; those that are no layers of the network with weights come back."""
+    fixed = {t.name for t in model.graph.initializer if not t.name.startswith(_EDGE)}
     keep = []
     for number, node in enumerate(model.graph.node):
         node.name = f"{node.op_type}_{number}"
@@ -154,7 +155,7 @@ class _Writer:
 
     def add(self, op: str, *inputs: str, **attributes: Any) -> str:
         """Add a node with one output and return the output's name."""
-        name = f"edge/{len(self.nodes)}"
+        name = f"{_EDGE}{len(self.nodes)}"
         self.nodes.append(helper.make_node(op, inputs, [name], **attributes))
         return name
 
@@ -170,6 +171,10 @@ class _Writer:
         """The name of a float32 constant."""
         return self._constant(np.array([value], np.float32))
 
+    def mean(self, count: int) -> str:
+        """The name of a column (count, 1) by which a product is the mean."""
+        return self._constant(np.full((count, 1), 1 / count, np.float32))
+
     def integers(self, *values: int) -> str:
         """The name of an int64 vector."""
         return self._constant(np.array(values, np.int64))
@@ -183,7 +188,7 @@ class _Writer:
         return self.add("Cast", tensor, to=helper.np_dtype_to_tensor_dtype(dtype))
 
     def _constant(self, value: NDArray[Any]) -> str:
-        name = f"edge/c{len(self.constants)}"
+        name = f"{_EDGE}c{len(self.constants)}"
         self.constants.append(numpy_helper.from_array(value, name))
         return name
 
@@ -211,6 +216,12 @@ def _write_answer(writer: _Writer, answer: Answer) -> None:
     tensor = writer.cast(_NET + answer.tensor, np.dtype(np.float32))
     if not answer.is_row:
         tensor = writer.reshape(tensor, -1, answer.width)
+    if answer.echo is not None:
+        given = writer.cast(_NET + answer.echo.name, np.dtype(np.float32))
+        given = given if answer.is_row else writer.reshape(given, -1, answer.width)
+        error = writer.add("Sub", tensor, given)
+        # The mean as a product: ReduceMean names its axes differently from version to version.
+        tensor = writer.add("MatMul", writer.add("Mul", error, error), writer.mean(answer.width))
     tensor = answer.write(writer.add, writer.number, tensor)
     writer.name(tensor, answer.output.name)
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnx import helper
 
 from converter.model_io import ANOMALY_LABELS, ModelIO
-from converter.net_inputs import Tensor
+from converter.net_inputs import Feed, Inputs, Tensor
 from edge_agent.contract.errors import ConfigError
 from edge_agent.contract.manifest import Output, Task
 
@@ -48,6 +48,8 @@ class Answer:
         logits: softmax, or the sigmoid of a single one, makes probabilities of it.
         border: anomaly: where it begins.
         sign: anomaly: 1 above the border, -1 below it.
+        echo: anomaly: the input that the network makes again; the score is the mean square of
+            the difference. None where its output is the score.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Answer:
     logits: bool = False
     border: float = 0.0
     sign: int = 1
+    echo: Feed | None = None
 
     @property
     def output(self) -> Output:
@@ -68,16 +71,19 @@ class Answer:
         width = 1 if self.task == "anomaly" else len(self.labels)
         return Output(name="scores", role="scores", width=width)
 
-    def scores(self, raw: Any) -> F64:
+    def scores(self, raw: Any, given: NDArray[Any] | None = None) -> F64:
         """The scores or values for what the network gave for one window, in float64.
 
         Args:
             raw: an array, or the list of one map from class to score that ZipMap makes.
+            given: the value of ``echo``.
         """
         if isinstance(raw, list):
             by_label = {str(label): score for label, score in raw[0].items()}
             raw = [by_label[label] for label in self.labels]
         row = np.asarray(raw, np.float64).reshape(-1)
+        if given is not None:
+            row = np.mean((row - given.reshape(-1).astype(np.float64)) ** 2, keepdims=True)
         if self.task == "regression":
             return row
         if self.task == "anomaly":
@@ -113,7 +119,11 @@ class Answer:
 
 
 def plan_answer(
-    graph: onnx.GraphProto, made: Sequence[Tensor], raw: Mapping[str, Any], io: ModelIO
+    graph: onnx.GraphProto,
+    made: Sequence[Tensor],
+    raw: Mapping[str, Any],
+    io: ModelIO,
+    inputs: Inputs,
 ) -> Answer:
     """Say which output is the answer, and what it means.
 
@@ -122,6 +132,7 @@ def plan_answer(
         made: the outputs that are no states.
         raw: what they are for one window.
         io: what the recipe says, see :meth:`~converter.model_io.ModelIO.resolved`.
+        inputs: what the network takes.
 
     Raises:
         ConfigError: nothing says what the output means; says what to write.
@@ -131,6 +142,8 @@ def plan_answer(
     if end is not None and end.op_type == "ZipMap":
         return _zipped(end, tensor.name, io)
     value = np.asarray(raw[tensor.name])
+    if io.task == "anomaly" and value.size > 1:
+        return _echoed(tensor, value, io, inputs)
     if sum(axis > 1 for axis in value.shape) > 1:
         raise ConfigError(
             f"its output {tensor.name!r} is {list(value.shape)} for one window: add a layer that "
@@ -142,20 +155,39 @@ def plan_answer(
     if task == "regression":
         return Answer(tensor.name, tensor.name, width, task, is_row)
     if task == "anomaly":
-        if width != 1:
-            raise ConfigError(
-                f"anomaly needs an output of one number, {tensor.name!r} has {width}: add a layer "
-                "that makes one of them, such as the mean square of the error"
-            )
-        above, below = io.anomaly_above, io.anomaly_below
-        border, sign = (above, 1) if above is not None else (below or 0.0, -1)
-        return Answer(
-            tensor.name, tensor.name, 1, task, is_row, ANOMALY_LABELS, border=border, sign=sign
-        )
+        return _anomaly(tensor, 1, io, is_row=is_row)
     labels = tuple(str(number) for number in range(max(2, width)))
     return Answer(
         tensor.name, tensor.name, width, task, is_row, labels, logits=_logits(tensor, kind, io)
     )
+
+
+def _anomaly(
+    tensor: Tensor, width: int, io: ModelIO, *, is_row: bool, echo: Feed | None = None
+) -> Answer:
+    above, below = io.anomaly_above, io.anomaly_below
+    return Answer(
+        name=tensor.name,
+        tensor=tensor.name,
+        width=width,
+        task="anomaly",
+        is_row=is_row,
+        labels=ANOMALY_LABELS,
+        border=above if above is not None else below or 0.0,
+        sign=1 if above is not None else -1,
+        echo=echo,
+    )
+
+
+def _echoed(tensor: Tensor, value: NDArray[Any], io: ModelIO, inputs: Inputs) -> Answer:
+    """The answer of an autoencoder: how far it is from its input."""
+    feeds = [feed for feed in inputs.feeds if feed.shape == value.shape]
+    if len(feeds) != 1 or len(inputs.feeds) != 1:
+        raise ConfigError(
+            f"anomaly needs an output of one number or of the shape of the input; {tensor.name!r} "
+            f"is {list(value.shape)}: add a layer that makes one number of it"
+        )
+    return _anomaly(tensor, value.size, io, is_row=value.ndim == 2, echo=feeds[0])
 
 
 def _chosen(made: Sequence[Tensor], io: ModelIO) -> Tensor:

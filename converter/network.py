@@ -53,16 +53,15 @@ def import_network(
         )
     given, made = tensors_of(network)
     count = len(context.channels)
-    inputs = plan_inputs(
-        given, made, context.model_io, length=context.length, channels=context.channels
-    )
+    io = context.model_io.resolved(context.labels)
+    inputs = plan_inputs(given, made, io, length=context.length, channels=context.channels)
     original = _Original(run, inputs)
     probes = _probes(inputs, context.length, count)
     raw = original.first(probes[0])
     _require_states(inputs.states, raw)
     carried = {state.output for state in inputs.states}
     rest = [tensor for tensor in made if tensor.name not in carried]
-    answer = plan_answer(network.graph, rest, raw, context.model_io)
+    answer = plan_answer(network.graph, rest, raw, io, inputs)
     form = _best_form(network, inputs, answer, probes, original)
     graph, keep_float = named(form.graph)
     names = _names(context)
@@ -121,8 +120,14 @@ class _Original:
 
     def answers(self, windows: F32, answer: Answer) -> Answers:
         """Labels and scores of all windows."""
-        rows = [answer.scores(outputs[answer.name]) for outputs in self.rows(windows)]
-        scores = np.stack(rows)
+        pairs = zip(self.rows(windows), windows, strict=True)
+        echo = answer.echo
+        scores = np.stack(
+            [
+                answer.scores(outputs[answer.name], echo.array(window) if echo else None)
+                for outputs, window in pairs
+            ]
+        )
         if answer.task == "regression":
             return Answers(None, scores)
         labels = scores[:, 0] > 0 if answer.task == "anomaly" else scores.argmax(axis=1)

@@ -69,10 +69,16 @@ class Layers:
             for node in graph.graph.node
             if node.op_type in _OPERATORS and node.name not in keep_float
         )
+        names = () if _carries_state(graph) else names
         return cls(graph, names, windows[spread(len(windows), CALIBRATION_N)])
 
     def why_none(self) -> str:
         """Why there is no int8 form, as a sentence; empty when there are layers."""
+        if _carries_state(self.graph):
+            return (
+                "The model carries state from window to window, in which the errors of int8 "
+                "would add up."
+            )
         if self.names:
             return ""
         if any(node.op_type in _TREES for node in self.graph.graph.node):
@@ -113,7 +119,7 @@ def _static(layers: Layers, method: CalibrationMethod, *, per_channel: bool) -> 
         quantize_static(
             model,
             path,
-            _Reader(layers.calibration),
+            _Reader(layers),
             nodes_to_quantize=list(layers.names),
             calibrate_method=method,
             per_channel=per_channel,
@@ -140,11 +146,11 @@ def _mixed(layers: Layers) -> bytes:
             f"It weighs the layers one by one; the model has {len(layers.names)} that int8 could "
             f"replace, between 2 and {MIXED_LAYERS_MAX} are tried."
         )
-    wanted = _answers(layers.graph.SerializeToString(), layers.calibration)
+    wanted = _answers(layers.graph.SerializeToString(), layers)
 
     def error(names: Sequence[str]) -> float:
         some = replace(layers, names=tuple(names))
-        got = _answers(_static(some, CalibrationMethod.MinMax, per_channel=True), some.calibration)
+        got = _answers(_static(some, CalibrationMethod.MinMax, per_channel=True), some)
         return float(np.mean(np.abs(got - wanted)))
 
     alone = {name: error([name]) for name in layers.names}
@@ -172,14 +178,26 @@ INT8_FORMS: Final[Mapping[str, Callable[[Layers], bytes]]] = {
 
 
 class _Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
-    """Feeds the calibration windows in one batch."""
+    """Feeds the calibration windows."""
 
-    def __init__(self, windows: F32) -> None:
-        self._batches = iter([{INPUT_NAME: windows}])
+    def __init__(self, layers: Layers) -> None:
+        self._batches = iter([{INPUT_NAME: windows} for windows in _batches(layers)])
 
     def get_next(self) -> dict[str, F32] | None:
         """The next batch, or None when all are done."""
         return next(self._batches, None)
+
+
+def _carries_state(graph: onnx.ModelProto) -> bool:
+    """The window is the only input of a graph without state."""
+    return len(graph.graph.input) > 1
+
+
+def _batches(layers: Layers) -> Sequence[F32]:
+    """The calibration windows as the graph takes them: all at once, or one by one."""
+    batch = layers.graph.graph.input[0].type.tensor_type.shape.dim[0]
+    windows = layers.calibration
+    return [windows] if batch.dim_param else np.split(windows, len(windows))
 
 
 def _quantized(graph: onnx.ModelProto, quantize: Callable[[onnx.ModelProto, Path], None]) -> bytes:
@@ -207,12 +225,15 @@ def _integer_kernels(model: bytes) -> int:
     return sum(node.op_type in _KERNELS for node in optimized.graph.node)
 
 
-def _answers(model: bytes, windows: F32) -> NDArray[np.float64]:
-    """The scores or values of all windows at once; a label has no distance."""
+def _answers(model: bytes, layers: Layers) -> NDArray[np.float64]:
+    """The scores or values of the calibration windows; a label has no distance."""
     session = _session(model)
     names = [node.name for node in session.get_outputs() if node.type == "tensor(float)"]
-    found = session.run(names, {INPUT_NAME: windows})
-    return np.concatenate([np.asarray(part, np.float64) for part in found], axis=1)
+    rows = []
+    for windows in _batches(layers):
+        found = session.run(names, {INPUT_NAME: windows})
+        rows.append(np.concatenate([np.asarray(part, np.float64) for part in found], axis=1))
+    return np.concatenate(rows)
 
 
 def _session(model: bytes, optimized: Path | None = None) -> ort.InferenceSession:

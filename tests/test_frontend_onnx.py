@@ -402,7 +402,7 @@ def resolved(io: dict[str, Any]) -> dict[str, Any]:
     [
         ("", 3, {}, "ends in Gemm.*task: regression"),
         ("Tanh", 3, {"task": "classification"}, "ends in Tanh.*scores: probabilities"),
-        ("", 3, {"task": "anomaly", "anomaly_above": 1.0}, "anomaly needs an output of one number"),
+        ("", 3, {"task": "anomaly", "anomaly_above": 1.0}, "one number or of the shape of the in"),
     ],
 )
 def test_a_meaning_that_is_open_is_asked_for(
@@ -410,6 +410,20 @@ def test_a_meaning_that_is_open_is_asked_for(
 ) -> None:
     with pytest.raises(ConfigError, match=text):
         load(classifier(["N", L, C], end=end, width=width).save(tmp_path), **io)
+
+
+@pytest.mark.parametrize("shape", [[None, C, L], [None, L * C]])
+def test_an_autoencoder_is_scored_by_its_error(tmp_path: Path, shape: Any) -> None:
+    net = Net()
+    net.add("Tanh", net.input("x", shape), out="y")
+    net.output("y", shape)
+    imported = load(net.save(tmp_path), anomaly_above=0.1)
+    given = windows()
+    error = np.mean((given - np.tanh(given)) ** 2, axis=(1, 2)) - 0.1
+    np.testing.assert_allclose(imported.original(given).scores[:, 0], error, rtol=1e-5, atol=1e-6)
+    assert set(imported.original(given).labels) == {0, 1}
+    assert_same_answers(imported, given)
+    assert len(imported.keep_float) == len(imported.graph.graph.node)
 
 
 def test_one_of_several_outputs_is_asked_for_and_taken(tmp_path: Path) -> None:
