@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -12,6 +12,7 @@ from converter.data import Validation, read_validation
 from converter.features import WindowFeatures
 from converter.frontends import Answers, Imported, import_model
 from converter.recipe import Recipe
+from converter.remarks import remarks
 from converter.truth import Truth, require_every, true_classes, true_targets
 from edge_agent.arrays import F32
 from edge_agent.contract.errors import ConfigError
@@ -71,14 +72,19 @@ class Case:
         return (note,)
 
 
-def open_case(recipe: Recipe) -> Case:
+def open_case(recipe: Recipe, notes: tuple[str, ...] = ()) -> Case:
     """Read data and model, and ask the original model.
+
+    Args:
+        recipe: its paths are usable from here.
+        notes: what is known of the model already.
 
     Raises:
         ConfigError: either cannot be used, or they do not fit each other.
     """
     validation = read_validation(recipe.data, recipe.plain_channels, recipe.window_spec)
-    imported = _import(recipe)
+    with remarks() as said:
+        imported = _import(recipe)
     labels = _labels(recipe, imported)
     if imported.task == "regression":
         targets = sum(output.width for output in imported.outputs if output.role == "value")
@@ -87,7 +93,10 @@ def open_case(recipe: Recipe) -> Case:
         truth = true_classes(validation, imported.task, labels, own=imported.labels)
         if truth is not None and imported.task == "classification":
             require_every(truth, labels)
-    original = _ask(imported, validation)
+    with remarks() as answering:
+        original = _ask(imported, validation)
+    said = [text for text in dict.fromkeys(said + answering) if text not in imported.notes]
+    imported = replace(imported, notes=(*notes, *imported.notes, *said))
     return Case(recipe, imported, labels, validation, original, truth)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,9 +22,12 @@ from converter.measure import (
 )
 from converter.pack import pack, prove
 from converter.parity import Outcome, choose, contenders
+from converter.profile import Profile, profile
 from converter.recipe import Recipe, check_recipe, load_recipe
+from converter.registry import Origin, fetched
 from converter.report import render
 from converter.target import Target, write_forms
+from converter.turn import turn
 from edge_agent.contract.bundle import write_bundle
 from edge_agent.contract.errors import ConfigError
 from edge_agent.contract.manifest import Manifest
@@ -41,6 +46,7 @@ class Built:
         manifest: of the bundle.
         digest: SHA-256 of the bundle file.
         notes: what the author should know about model and data.
+        origin: of a model that was fetched from MLflow.
     """
 
     bundle: Path
@@ -49,6 +55,7 @@ class Built:
     manifest: Manifest
     digest: str
     notes: tuple[str, ...]
+    origin: Origin | None = None
 
 
 def build(
@@ -73,23 +80,46 @@ def build(
         ConfigError: recipe, data or model are not usable; says where and why.
         BundleError: the converted model does not answer as the original one within the budget.
         InferenceError: onnxruntime cannot run the converted model.
+        LinkError: MLflow, which the recipe names, cannot be reached.
     """
-    recipe = _checked(recipe)
-    stem = f"{recipe.name}-{recipe.version}"
-    paths = [Path(recipe.output, stem + end) for end in (".measured.json", ".html", ".bundle")]
-    known = None if measure_anew else read_measured(paths[0])
+    with _local(_checked(recipe), progress) as (wanted, origin):
+        stem = f"{wanted.name}-{wanted.version}"
+        ends = (".measured.json", ".report.json", ".html", ".bundle")
+        paths = [Path(wanted.output, stem + end) for end in ends]
+        known = None if measure_anew else read_measured(paths[0])
 
-    progress("reading data and model")
-    case = open_case(recipe)
-    forms = judge_forms(case, _allowance(recipe, known), progress)
-    outcome, measured = decide(case, forms, known=known, target=target, progress=progress)
-    if forms_folder is not None:
-        write_forms(forms_folder, forms.models, case)
-    progress("packing and proving the bundle")
-    data, report = pack(case, outcome)
-    bundle = prove(data)
-    _write(paths, (encode_measured(measured), render(report).encode(), data))
-    return Built(paths[2], paths[1], paths[0], bundle.manifest, bundle.digest, report.notes)
+        progress("reading data and model")
+        case = open_case(wanted, (origin.note,) if origin else ())
+        forms = judge_forms(case, _allowance(wanted, known), progress)
+        outcome, measured = decide(case, forms, known=known, target=target, progress=progress)
+        if forms_folder is not None:
+            write_forms(forms_folder, forms.models, case)
+        found, measured = _profiled(case, outcome, measured, known, progress)
+        progress("packing and proving the bundle")
+        packed = pack(case, outcome, found)
+        bundle, page = prove(packed.data), render(packed.report, packed.reference)
+        told = msgspec.json.format(msgspec.json.encode(packed.report, order="sorted"), indent=2)
+        _write(paths, (encode_measured(measured), told, page.encode(), packed.data))
+    return Built(
+        bundle=paths[3],
+        report=paths[2],
+        measured=paths[0],
+        manifest=bundle.manifest,
+        digest=bundle.digest,
+        notes=packed.report.notes,
+        origin=origin,
+    )
+
+
+@contextmanager
+def _local(recipe: Recipe, progress: Progress) -> Iterator[tuple[Recipe, Origin | None]]:
+    """The recipe with a model that is a file, and where in MLflow that comes from."""
+    if not recipe.in_mlflow:
+        yield recipe, None
+        return
+    progress(f"fetching {recipe.model}")
+    with fetched(recipe.model) as (path, origin):
+        yield msgspec.structs.replace(recipe, model=str(path)), origin
 
 
 def _checked(recipe: Recipe | Path | str) -> Recipe:
@@ -114,15 +144,16 @@ def decide(
     """
     settings, judged = case.recipe.quantize, forms.judged
     models = forms.models
-    measured = measure(
-        models,
-        case.windows,
-        case.imported.outputs,
-        states=case.imported.states,
-        known=known,
-        contenders=lambda figures: contenders(judged, figures, settings),
-        progress=progress,
-    )
+    with turn(progress):
+        measured = measure(
+            models,
+            case.windows,
+            case.imported.outputs,
+            states=case.imported.states,
+            known=known,
+            contenders=lambda figures: contenders(judged, figures, settings),
+            progress=progress,
+        )
     measured = msgspec.structs.replace(measured, untried=tuple(sorted(forms.untried)))
     figures = {name: figures_of(measured, model) for name, model in models.items()}
     place = measured.machine
@@ -134,6 +165,20 @@ def decide(
             f"{target.count(models)} of {len(models)} forms"
         )
     return Outcome(judged, forms.absent, choose(judged, figures, settings), place), measured
+
+
+def _profiled(
+    case: Case, outcome: Outcome, measured: Measured, known: Measured | None, progress: Progress
+) -> tuple[Profile, Measured]:
+    """The chosen form's profile, and the figures to keep with it in them."""
+    model, imported = outcome.winner.model, case.imported
+    key = hashlib.sha256(model).hexdigest()
+    found = known.profiles.get(key) if known and known.machine == measured.machine else None
+    if found is None:
+        progress("profiling the chosen form")
+        with turn(progress):
+            found = profile(model, case.windows, imported.outputs, imported.states)
+    return found, msgspec.structs.replace(measured, profiles={key: found})
 
 
 def _allowance(recipe: Recipe, known: Measured | None) -> Allowance:

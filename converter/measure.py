@@ -23,6 +23,7 @@ from typing import Final
 import msgspec
 import numpy as np
 
+from converter.profile import Profile
 from edge_agent.arrays import F32
 from edge_agent.contract.errors import ConfigError, InferenceError
 from edge_agent.contract.manifest import Figures, Output, State
@@ -49,11 +50,13 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
         machine: what the figures were measured on.
         figures: by the SHA-256 of the ONNX file.
         untried: names of forms that time did not allow to build.
+        profiles: of the form in the bundle, by the SHA-256 of the ONNX file.
     """
 
     machine: str
     figures: dict[str, Figures]
     untried: tuple[str, ...] = ()
+    profiles: dict[str, Profile] = {}
 
 
 def measure(

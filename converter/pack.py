@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import platform
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Final
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from converter.case import Case
 from converter.golden import choose_golden, pack_golden, shake
 from converter.parity import Outcome, answer_all
+from converter.profile import Profile
 from converter.report import Report, make_report
 from edge_agent import __version__
 from edge_agent.contract.bundle import Bundle, pack_bundle, parse_bundle
@@ -31,8 +33,22 @@ _PACKAGES: Final = ("numpy", "onnx", "onnxruntime", "scikit-learn", "scipy", "sk
 _BINS: Final = 10
 
 
-def pack(case: Case, outcome: Outcome) -> tuple[bytes, Report]:
-    """The bytes of a bundle around the chosen form, and the report in it.
+@dataclass(frozen=True)
+class Packed:
+    """A bundle file, and what its members say."""
+
+    data: bytes
+    report: Report
+    reference: Reference
+
+
+def pack(case: Case, outcome: Outcome, profile: Profile) -> Packed:
+    """A bundle around the chosen form.
+
+    Args:
+        case: the model and its validation data.
+        outcome: the forms, one of them chosen.
+        profile: of the chosen one.
 
     Raises:
         BundleError: too few validation windows can serve as golden vectors.
@@ -53,7 +69,8 @@ def pack(case: Case, outcome: Outcome) -> tuple[bytes, Report]:
     )
     vectors, golden = pack_golden(case.windows, case.original, imported.outputs, chosen, atol)
     source = _provenance(Path(recipe.model), Path(recipe.data.path), imported.estimator)
-    report = make_report(case, outcome, golden, source)
+    report = make_report(case, outcome, golden, source, profile)
+    reference = _reference(case)
     manifest = Manifest(
         schema_version=SCHEMA_VERSION,
         name=recipe.name,
@@ -75,10 +92,10 @@ def pack(case: Case, outcome: Outcome) -> tuple[bytes, Report]:
     members = {
         "model.onnx": winner.model,
         "golden.npz": vectors,
-        "reference.json": encode_reference(_reference(case)),
+        "reference.json": encode_reference(reference),
         "report.json": msgspec.json.encode(report, order="sorted"),
     }
-    return pack_bundle(manifest, members), report
+    return Packed(pack_bundle(manifest, members), report, reference)
 
 
 def prove(data: bytes) -> Bundle:

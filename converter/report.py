@@ -19,13 +19,15 @@ from converter.case import Case
 from converter.data import Validation
 from converter.frontends import Answers
 from converter.parity import Flip, Outcome, flips
-from converter.plots import error_plot, trade_off_plot
+from converter.plots import error_plot, strip, trade_off_plot
+from converter.profile import Profile
 from converter.recipe import Recipe
 from converter.truth import Truth
 from edge_agent.contract.manifest import Golden, Provenance, Task, Variant, WindowSpec
-from edge_agent.contract.reference import Histogram
+from edge_agent.contract.reference import Histogram, Reference
 
 FLIPS_SHOWN: Final = 50
+STRIPS_SHOWN: Final = 24  # histograms of one kind in the page; the bundle has all
 _DECADES: Final = range(-8, 1)
 
 
@@ -50,6 +52,25 @@ class PlacedFlip(Flip, frozen=True, kw_only=True):
     place: str
 
 
+class Forecast(msgspec.Struct, frozen=True, kw_only=True):
+    """Resident memory on a device, in bytes; measured in child processes of the build.
+
+    Attributes:
+        agent: the agent without a model.
+        model: what the model adds.
+        running: both.
+        trial: the child process that tries the model before it is taken over, once an update.
+        updating: the most at a time: the agent with this model and a new one of its size, or with
+            one and the trial of the other.
+    """
+
+    agent: int
+    model: int
+    running: int
+    trial: int
+    updating: int
+
+
 class Report(msgspec.Struct, frozen=True, kw_only=True):
     """``report.json``.
 
@@ -67,6 +88,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         class_flips: label flips of the form in the bundle, by the original's label.
         flips: the flips farthest from the border, at most :data:`FLIPS_SHOWN`.
         errors: largest score error of each window with the form in the bundle, by decades.
+        profile: where the time of an answer goes.
     """
 
     name: str
@@ -90,14 +112,30 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     errors: Histogram
     golden: Golden
     provenance: Provenance
+    profile: Profile
 
     @property
     def chosen(self) -> Variant:
         """The variant in the bundle."""
         return next(variant for variant in self.variants if variant.chosen)
 
+    @property
+    def forecast(self) -> Forecast:
+        """What the device's memory will hold."""
+        agent, model = self.profile.agent_bytes, self.chosen.figures.rss_bytes
+        trial = self.profile.engine_bytes + model
+        return Forecast(
+            agent=agent,
+            model=model,
+            running=agent + model,
+            trial=trial,
+            updating=agent + model + max(model, trial),
+        )
 
-def make_report(case: Case, outcome: Outcome, golden: Golden, source: Provenance) -> Report:
+
+def make_report(
+    case: Case, outcome: Outcome, golden: Golden, source: Provenance, profile: Profile
+) -> Report:
     """Collect everything that the report says."""
     recipe, original, converted = case.recipe, case.original, outcome.winner.answers
     changed = flips(original, converted, case.labels)
@@ -124,11 +162,17 @@ def make_report(case: Case, outcome: Outcome, golden: Golden, source: Provenance
         errors=_errors(original, converted),
         golden=golden,
         provenance=source,
+        profile=profile,
     )
 
 
-def render(report: Report) -> str:
-    """The report as one self-contained HTML page."""
+def render(report: Report, reference: Reference) -> str:
+    """The report as one self-contained HTML page.
+
+    Args:
+        report: what it says.
+        reference: how the validation data were distributed.
+    """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -137,10 +181,30 @@ def render(report: Report) -> str:
         lstrip_blocks=True,
     )
     plots = {
-        "trade_off": Markup(trade_off_plot(report.variants)),  # noqa: S704 (our own SVG)
-        "errors": Markup(error_plot(report.errors)),  # noqa: S704 (our own SVG)
+        "trade_off": trade_off_plot(report.variants, report.accuracy_loss_max),
+        "errors": error_plot(report.errors),
     }
-    return environment.get_template("report.html.j2").render(report=report, plots=plots)
+    return environment.get_template("report.html.j2").render(
+        report=report,
+        plots={name: Markup(svg) for name, svg in plots.items()},  # noqa: S704 (our own SVG)
+        reference=reference,
+        strips=_strips(reference),
+        operators_us=sum(operator.us for operator in report.profile.operators),
+    )
+
+
+def _strips(reference: Reference) -> dict[str, list[tuple[Histogram, Markup]]]:
+    """By kind of quantity, its first histograms with their drawings."""
+    kinds = {
+        "Readings": reference.channels,
+        "Features": reference.features if reference.features != reference.channels else (),
+        "Scores of the original model": reference.scores,
+    }
+    return {
+        kind: [(each, Markup(strip(each))) for each in found[:STRIPS_SHOWN]]  # noqa: S704 (own SVG)
+        for kind, found in kinds.items()
+        if found
+    }
 
 
 def _summary(recipe: Recipe, variants: tuple[Variant, ...], task: Task) -> tuple[str, ...]:
