@@ -118,6 +118,8 @@ FRONTENDS: Final = {  # the name is that of the module here
         re.compile(rb'CBM1|\{\s*"(ctr_data|features_info|model_info|oblivious_trees|trees)"'),
     ),
     "onnx_file": Frontend((".onnx",)),
+    "keras": Frontend((".keras", ".h5", ".hdf5")),
+    "tflite": Frontend((".tflite",)),
     "torch": Frontend((".pt2", ".pt", ".pth")),
 }
 _HEAD_BYTES: Final = 1024
