@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test lint bench clean broker
+.PHONY: help demo test lint bench bench-convert clean broker
 .DELETE_ON_ERROR:
 
 help:
@@ -11,6 +11,7 @@ help:
 	@echo "make test    every test, against real brokers"
 	@echo "make lint    ruff, mypy and the import arrows"
 	@echo "make bench   latency of a reading's way on this machine, kept in benchmarks/results/"
+	@echo "make bench-convert  speed and memory of converted models, and which form wins"
 	@echo "make clean   remove what these made"
 
 demo: .venv/.demo broker
@@ -27,6 +28,9 @@ lint: .venv/.dev
 
 bench: .venv/.demo
 	$(BIN)/python benchmarks/keep.py bench $(BIN)/python benchmarks/hot_path.py
+
+bench-convert: .venv/.demo
+	$(BIN)/python benchmarks/keep.py bench-convert $(BIN)/python benchmarks/convert.py
 
 clean:
 	rm -rf .venv build dist demo-out .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
