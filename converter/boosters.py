@@ -7,7 +7,8 @@ features, labels and checks are the same as for every other estimator.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Self
 
@@ -261,6 +262,25 @@ class BoosterRegressor(RegressorMixin, _Booster):  # type: ignore[misc]  # as ab
     def predict(self, x: F32) -> F64:
         """The library's values (n, targets)."""
         return self.ask(x)
+
+
+@contextmanager
+def reading(library: str) -> Iterator[None]:
+    """Whatever goes wrong while a model file is read, the file is to blame.
+
+    Raises:
+        ConfigError: instead of every other exception.
+    """
+    try:
+        yield
+    except ConfigError:
+        raise
+    # A damaged file makes the libraries raise almost anything.
+    except Exception as exc:
+        first = (str(exc).strip() or type(exc).__name__).splitlines()[0][:200]
+        raise ConfigError(
+            f"{library} cannot read it: {type(exc).__name__}: {first}; save it again by save_model"
+        ) from exc
 
 
 def import_booster(estimator: _Booster, context: Context) -> Imported:

@@ -27,7 +27,7 @@ def readings(*, missing=False):
 
 def at_cuts(x, cuts):
     """The rows, and rows whose numbers are at, just above and just below each cut."""
-    cuts = np.unique(np.asarray(cuts, np.float32))
+    cuts = np.unique(np.clip(cuts, -1e30, 1e30).astype(np.float32))
     above, below = np.nextafter(cuts, np.float32(np.inf)), np.nextafter(cuts, np.float32(-np.inf))
     extra = np.resize(x, (3 * len(cuts), x.shape[1])).copy()
     extra[:, 1:] = np.concatenate([cuts, above, below])[:, None]

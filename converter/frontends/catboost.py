@@ -26,6 +26,7 @@ from converter.boosters import (
     Link,
     import_booster,
     lower_boosted,
+    reading,
 )
 from converter.frontends import Context, Imported, require_package
 from converter.graph import Graph
@@ -77,11 +78,9 @@ def import_file(path: Path, context: Context) -> Imported:
     catboost = require_package("catboost", "catboost")
     with path.open("rb") as file:
         written = "json" if file.read(1) == b"{" else "cbm"
-    try:
+    with reading("catboost"):
         booster = catboost.CatBoost().load_model(str(path), format=written)
-    except catboost.CatBoostError as exc:
-        raise ConfigError(f"catboost cannot read it: {str(exc).splitlines()[-1]}") from exc
-    model = _read(booster)
+        model = _read(booster)
     names = [str(name) for name in booster.feature_names_]
     given: dict[str, Any] = {
         "inputs": len(names),

@@ -23,6 +23,7 @@ from converter.boosters import (
     import_booster,
     link_of,
     lower_boosted,
+    reading,
     two_sided,
 )
 from converter.frontends import Context, Imported, require_package
@@ -68,12 +69,10 @@ def import_file(path: Path, context: Context) -> Imported:
             form.
     """
     lightgbm = require_package("lightgbm", "lightgbm")
-    try:
+    with reading("lightgbm"):
         text = path.read_text(encoding="utf-8")
         model = _read(text)
         booster = lightgbm.Booster(model_str=text)
-    except (lightgbm.basic.LightGBMError, UnicodeDecodeError, OSError) as exc:
-        raise ConfigError(f"lightgbm cannot read it: {exc}") from exc
     names = _own_names(booster.feature_name())
     given: dict[str, Any] = {"inputs": booster.num_feature(), "names": names}
     ask = _asking(booster, model.link)

@@ -7,6 +7,9 @@ t). Format: https://xgboost.readthedocs.io/en/stable/tutorials/saving_model.html
 from __future__ import annotations
 
 import json
+import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -25,13 +28,15 @@ from converter.boosters import (
     import_booster,
     link_of,
     lower_boosted,
+    reading,
     softmax,
     two_sided,
 )
 from converter.frontends import Context, Imported, require_package
 from converter.graph import Graph
 from converter.heads import Head
-from converter.trees import Tree, single_leaf
+from converter.trees import single_leaf
+from converter.xgboost_json import forest_of, groups_of, require_whole, tree_count, tree_of
 from edge_agent.arrays import F32
 from edge_agent.contract.errors import ConfigError
 
@@ -56,6 +61,8 @@ _LINKS: Final[dict[str, Link]] = {
     "survival:cox": "exp",
     "survival:aft": "exp",
 }
+_JSON: Final = re.compile(rb'\{\s*"')
+_READ_S_MAX: Final = 120.0
 _BASE_IS_PROBABILITY: Final = frozenset({"binary:logistic", "reg:logistic"})
 
 
@@ -76,10 +83,13 @@ def import_file(path: Path, context: Context) -> Imported:
         ConfigError: xgboost is not installed, cannot read the file, or the model has no ONNX form.
     """
     xgboost = require_package("xgboost", "xgboost")
-    try:
-        booster = xgboost.Booster(model_file=str(path))
-    except xgboost.core.XGBoostError as exc:
-        raise ConfigError(f"xgboost cannot read it: {str(exc).splitlines()[0]}") from exc
+    data = path.read_bytes()
+    with reading("xgboost"):
+        if not _JSON.match(data):
+            data = _as_json(path)
+        require_whole(json.loads(data)["learner"])
+        booster = xgboost.Booster()
+        booster.load_model(bytearray(data))
     model, objective = _read(booster)
     given: dict[str, Any] = {
         "inputs": booster.num_features(),
@@ -90,6 +100,26 @@ def import_file(path: Path, context: Context) -> Imported:
         return import_booster(XGBoostRegressor(model, ask, **given), context)
     classes = np.arange(max(2, len(model.base)))
     return import_booster(XGBoostClassifier(model, ask, classes=classes, **given), context)
+
+
+def _as_json(path: Path) -> bytes:
+    """A binary file (``.ubj``) as JSON, by a process of its own: a damaged one can end it.
+
+    Raises:
+        ConfigError: it did.
+    """
+    code = (
+        "import sys, xgboost; booster = xgboost.Booster(model_file=sys.argv[1]); "
+        "sys.stdout.buffer.write(booster.save_raw('json'))"
+    )
+    command = [sys.executable, "-c", code, str(path)]
+    try:
+        done = subprocess.run(command, capture_output=True, check=True, timeout=_READ_S_MAX)
+    except (subprocess.SubprocessError, OSError) as exc:
+        raise ConfigError(
+            "is damaged: xgboost cannot read it; save it again by save_model"
+        ) from exc
+    return done.stdout
 
 
 def lower_estimator(estimator: Any, graph: Graph, x: str) -> Head:
@@ -144,23 +174,20 @@ def _read(booster: Any) -> tuple[Boosted, str]:
     objective = str(learner["objective"]["name"])
     link = _link(objective)
     parameters = learner["learner_model_param"]
-    groups = max(int(parameters["num_class"]), int(parameters.get("num_target", 1)), 1)
+    groups = groups_of(learner)
     if groups > 1 and link in CLASS_LINKS and link != "softmax":
         raise ConfigError("it predicts several labels at once: train one model for each of them")
-    kind = learner["gradient_booster"]
-    forest = kind["gbtree"] if kind["name"] == "dart" else kind
-    if kind["name"] not in {"gbtree", "dart"}:
+    kind = learner["gradient_booster"]["name"]
+    if kind not in {"gbtree", "dart"}:
         raise ConfigError(
-            f"booster={kind['name']!r} is no tree model: save a linear model as scikit-learn's"
+            f"booster={kind!r} is no tree model: save a linear model as scikit-learn's"
         )
     rounds = _rounds(booster)
     categories = Categories(booster.num_features(), floor=True)
-    count = _tree_count(forest["model"], groups, rounds)
-    weights = kind.get("weight_drop", [1.0] * count)
-    groups_of = forest["model"]["tree_info"]
+    forest, weights = forest_of(learner)
     trees = [
-        _tree(entry, categories, groups, groups_of[at], weights[at])
-        for at, entry in enumerate(forest["model"]["trees"][:count])
+        tree_of(entry, categories, groups, forest["tree_info"][at], weights[at])
+        for at, entry in enumerate(forest["trees"][: tree_count(forest, groups, rounds)])
     ]
     model = Boosted(
         trees=trees or [single_leaf(np.zeros(groups))],
@@ -196,74 +223,3 @@ def _base(written: str, objective: str, groups: int) -> list[float]:
     elif _LINKS[objective] == "exp":
         score = np.log(score)
     return [float(value) for value in np.broadcast_to(score, (groups,))]
-
-
-def _tree_count(model: Mapping[str, Any], groups: int, rounds: int) -> int:
-    """How many trees belong to the rounds that count."""
-    trees = len(model["trees"])
-    if rounds == 0:
-        return trees
-    if starts := model.get("iteration_indptr"):
-        return int(starts[min(rounds, len(starts) - 1)])
-    parallel = int(model["gbtree_model_param"].get("num_parallel_tree", "1"))
-    return min(trees, rounds * groups * max(1, parallel))  # the format before 2.0
-
-
-def _tree(
-    entry: Mapping[str, Any], categories: Categories, groups: int, group: int, weight: float
-) -> Tree:
-    """One tree; nodes that pruning has left unused are dropped."""
-    kept, left, right = _walk(entry)
-    leaf = left < 0
-    feature = np.asarray(entry["split_indices"], np.int64)[kept]
-    cut = np.asarray(entry["split_conditions"], np.float32)[kept]
-    nan_left = np.asarray(entry["default_left"], bool)[kept]
-    threshold = np.nextafter(cut, np.float32(-np.inf)).astype(np.float64)
-    sets = _sets(entry)
-    for place, node in enumerate(kept.tolist()):
-        if node in sets and not leaf[place]:  # inside the set is right
-            feature[place] = categories.column(
-                int(feature[place]), sets[node], missing=not nan_left[place]
-            )
-            threshold[place] = 0.5
-    values = np.zeros((len(kept), groups), np.float32)
-    if int(entry["tree_param"].get("size_leaf_vector", "1")) > 1:
-        values[leaf] = _vectors(entry, kept[leaf], groups)
-    else:
-        values[leaf, group] = cut[leaf] * np.float32(weight)
-    return Tree(left, right, feature, threshold, nan_left, values.astype(np.float64))
-
-
-def _walk(entry: Mapping[str, Any]) -> tuple[NDArray[np.int64], ...]:
-    """The nodes that the root leads to, and their children as places among them; -1 in a leaf."""
-    lefts, rights = entry["left_children"], entry["right_children"]
-    kept = [0]
-    for node in kept:  # grows while it is walked
-        if lefts[node] >= 0:
-            kept += [lefts[node], rights[node]]
-    place = {node: at for at, node in enumerate(kept)}
-    inner = [lefts[node] >= 0 for node in kept]
-    children = (
-        [place[side[node]] if is_inner else -1 for node, is_inner in zip(kept, inner, strict=True)]
-        for side in (lefts, rights)
-    )
-    return np.array(kept, np.int64), *(np.array(side, np.int64) for side in children)
-
-
-def _vectors(entry: Mapping[str, Any], leaves: NDArray[np.int64], groups: int) -> NDArray[Any]:
-    """Leaf values of a tree with several targets."""
-    if "leaf_weights" not in entry:  # the format before 3.1
-        return np.asarray(entry["base_weights"], np.float32).reshape(-1, groups)[leaves]
-    number = np.asarray(entry["right_children"], np.int64)[leaves]
-    return np.asarray(entry["leaf_weights"], np.float32).reshape(-1, groups)[number]
-
-
-def _sets(entry: Mapping[str, Any]) -> dict[int, list[int]]:
-    """The categories that a node sends to the right, by node."""
-    spans = zip(
-        entry.get("categories_nodes", ()),
-        entry.get("categories_segments", ()),
-        entry.get("categories_sizes", ()),
-        strict=True,
-    )
-    return {node: entry["categories"][start : start + size] for node, start, size in spans}
