@@ -34,7 +34,9 @@ class ModelIO(Settings, frozen=True, kw_only=True):
         constants: by the name of an input, the values that it always has: one number for all of
             it, or all of them, row by row.
         states: by the name of an input, the output whose value it takes from the window before;
-            by default pairs such as ``h_in`` and ``h_out``. Zeros at the start.
+            by default pairs such as ``h_in`` and ``h_out``. Zeros at the start of a recording,
+            after an outage and with a new model. Windows that overlap are taken in twice: leave
+            ``window.hop`` at its default.
         output: the output that is the answer; by default the only one that is no state.
         scores: what the output of a classification holds; by default as the network ends.
             ``logits`` go through softmax, a single one through sigmoid.

@@ -33,6 +33,7 @@ def import_network(
     *,
     estimator: str,
     notes: tuple[str, ...] = (),
+    packages: tuple[str, ...] = (),
 ) -> Imported:
     """Understand a network.
 
@@ -43,6 +44,7 @@ def import_network(
         context: what the recipe says.
         estimator: readable, for the report.
         notes: what a reader of the report should know.
+        packages: of the framework, for the provenance.
 
     Raises:
         ConfigError: something is left open, or the model cannot be run; says what to write.
@@ -77,6 +79,7 @@ def import_network(
         notes=(*notes, *form.notes),
         keep_float=keep_float,
         states=form.states,
+        packages=packages,
     )
 
 

@@ -16,6 +16,7 @@ import onnx
 from numpy.typing import NDArray
 
 from converter.case import Case
+from converter.frontends import Imported
 from converter.golden import choose_golden, pack_golden, shake
 from converter.parity import Outcome, answer_all
 from converter.profile import Profile
@@ -68,7 +69,7 @@ def pack(case: Case, outcome: Outcome, profile: Profile) -> Packed:
         case.windows, case.original, winner.answers, shaken, recording=recording
     )
     vectors, golden = pack_golden(case.windows, case.original, imported.outputs, chosen, atol)
-    source = _provenance(Path(recipe.model), Path(recipe.data.path), imported.estimator)
+    source = _provenance(Path(recipe.model), Path(recipe.data.path), imported)
     report = make_report(case, outcome, golden, source, profile)
     reference = _reference(case)
     manifest = Manifest(
@@ -84,7 +85,7 @@ def pack(case: Case, outcome: Outcome, profile: Profile) -> Packed:
         decide=recipe.decide,
         variants=outcome.variants,
         golden=golden,
-        opsets=_opsets(winner.model),
+        opsets=opsets_of(winner.model),
         agent_min=_agent_min(case),
         provenance=source,
         files={},
@@ -129,25 +130,26 @@ def _agent_min(case: Case) -> str:
     return max(said, STATES_AGENT_MIN, key=lambda text: tuple(map(int, text.split("."))))
 
 
-def _provenance(model: Path, data: Path, estimator: str) -> Provenance:
+def _provenance(model: Path, data: Path, imported: Imported) -> Provenance:
     """Digests of the source files and versions of everything that shapes the result.
 
     Raises:
         ConfigError: a file cannot be read.
     """
+    packages = (*_PACKAGES, *imported.packages)
     return Provenance(
         model_sha256=_file_digest(model),
         data_sha256=_file_digest(data),
-        estimator=estimator,
+        estimator=imported.estimator,
         packages={
             "edge-agent": __version__,
             "python": platform.python_version(),
-            **{name: found for name in _PACKAGES if (found := _version(name))},
+            **{name: found for name in packages if (found := _version(name))},
         },
     )
 
 
-def _opsets(model: bytes) -> dict[str, int]:
+def opsets_of(model: bytes) -> dict[str, int]:
     """The operator sets that an ONNX file needs, by domain."""
     imports = onnx.load_from_string(model).opset_import
     return {entry.domain or "ai.onnx": entry.version for entry in imports}

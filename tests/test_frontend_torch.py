@@ -158,6 +158,7 @@ def test_architectures_answer_as_in_pytorch(name: str) -> None:
     assert_same_answers(imported, given, rtol=1e-5, atol=2e-6)
     kinds = {node.op_type for node in imported.graph.graph.node}
     assert not kinds & {"BatchNormalization", "Dropout"}
+    assert imported.packages == ("torch", "onnxscript")
 
 
 def test_a_module_is_left_as_it_was() -> None:

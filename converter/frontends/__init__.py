@@ -64,6 +64,7 @@ class Imported:
         keep_float: names of the nodes that must never be quantized.
         states: what the graph hands from one window to the next; ``original`` then takes its
             windows as consecutive ones, from a state of zeros.
+        packages: of the framework, whose versions shape the result.
     """
 
     graph: onnx.ModelProto
@@ -77,6 +78,7 @@ class Imported:
     notes: tuple[str, ...]
     keep_float: tuple[str, ...]
     states: tuple[State, ...] = ()
+    packages: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import logging
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -101,10 +103,16 @@ def _understand(program: Any, module: Any, context: Context, kind: str) -> Impor
             leaves = _leaves(module(*tensors))
             return {name: leaf.numpy() for name, leaf in zip(made, leaves, strict=True)}
 
-    return import_network(network, _checked(run), context, estimator=f"PyTorch {kind}")
+    return import_network(
+        network,
+        _in_one_thread(run),
+        context,
+        estimator=f"PyTorch {kind}",
+        packages=("torch", "onnxscript"),
+    )
 
 
-def _checked(run: Run) -> Run:
+def _in_one_thread(run: Run) -> Run:
     """A function that is run in one thread, so that it gives the same bits each time."""
 
     def once(inputs: dict[str, NDArray[Any]]) -> Mapping[str, Any]:
@@ -120,8 +128,7 @@ def _checked(run: Run) -> Run:
 
 def _as_onnx(program: Any) -> onnx.ModelProto:
     """The program as ONNX, constants folded."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of torch's own deprecations
+    with _quiet():
         try:
             exported = torch.onnx.export(
                 program, dynamo=True, opset_version=OPSET, verbose=False, external_data=False
@@ -152,8 +159,7 @@ def _exported(module: Any, example: tuple[Any, ...]) -> Any:
     for shapes in (tuple({0: batch} for _ in example), None):
         # Two windows: a batch of 1 would be taken for a fixed size.
         given = [torch.cat([x, x]) if shapes and x.ndim else x for x in example]
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with _quiet():
             try:
                 return torch.export.export(module, tuple(given), dynamic_shapes=shapes)
             except Exception as exc:  # noqa: BLE001 - the exporter's errors share no base class
@@ -232,6 +238,20 @@ def _leaves(outputs: Any) -> Iterator[Any]:
             yield from _leaves(output)
     elif outputs is not None:
         yield outputs
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's talk of its own deprecations and of packages that nobody needs."""
+    talk = logging.getLogger("torch.onnx")
+    before = talk.level
+    talk.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        talk.setLevel(before)
 
 
 def _reason(exc: BaseException) -> str:
