@@ -43,7 +43,7 @@ def lower_model(model: KerasModel, shapes: Mapping[str, tuple[int, ...]]) -> onn
             values[call.output] = _lower(layers, call, given, model.version)
         except ConfigError as exc:
             raise ConfigError(f"its layer {call.name!r} ({call.kind}): {exc}") from exc
-        except (IndexError, KeyError, TypeError, ValueError) as exc:
+        except (ArithmeticError, LookupError, TypeError, ValueError) as exc:
             raise ConfigError(
                 f"its layer {call.name!r} ({call.kind}) has settings or weights that do not fit: "
                 f"{type(exc).__name__}: {exc}"
