@@ -80,6 +80,8 @@ def _require_whole(text: str, found: Text) -> None:
     ends = start + np.cumsum(sizes)
     if len(sizes) != len(found.trees) or "\nend of trees\n" not in text:
         raise ValueError(f"{len(found.trees)} trees of {len(sizes)}")
+    if "\nparameters:" in text and "\nend of parameters\n" not in text:
+        raise ValueError("its parameters have no end")
     if found.count < 1 or len(sizes) % found.count or found.inputs < 1:
         raise ValueError(f"{len(sizes)} trees for {found.count} in a round")
     for number, (begin, section) in enumerate(zip([start, *ends], found.trees, strict=False)):

@@ -81,7 +81,7 @@ def import_file(path: Path, context: Context) -> Imported:
     with reading("catboost"):
         booster = catboost.CatBoost().load_model(str(path), format=written)
         model = _read(booster)
-    names = [str(name) for name in booster.feature_names_]
+        names, own = [str(name) for name in booster.feature_names_], booster.classes_
     given: dict[str, Any] = {
         "inputs": len(names),
         "names": () if names == [str(at) for at in range(len(names))] else names,
@@ -89,7 +89,7 @@ def import_file(path: Path, context: Context) -> Imported:
     ask = _asking(catboost, booster, model.link)
     if model.link not in CLASS_LINKS:
         return import_booster(CatBoostRegressor(model, ask, **given), context)
-    classes = np.asarray(booster.classes_)
+    classes = np.asarray(own)
     return import_booster(CatBoostClassifier(model, ask, classes=classes, **given), context)
 
 
