@@ -171,11 +171,11 @@ def _quantiles(transformer: Any, graph: Graph, x: str) -> str:
 
 def _impute(imputer: Any, graph: Graph, x: str) -> str:
     """Learned values in the place of missing ones, then the marks of where they were."""
-    fills = np.asarray(imputer.statistics_)
-    if fills.dtype.kind not in "iuf":
-        raise ConfigError("SimpleImputer of anything but numbers has no ONNX form")
+    try:
+        fills = np.asarray(imputer.statistics_, dtype=np.float64)
+    except ValueError as exc:
+        raise ConfigError("SimpleImputer of anything but numbers has no ONNX form") from exc
     missing = _missing(graph, x, imputer.missing_values)
-    fills = fills.astype(np.float64)
     kept = np.flatnonzero(~np.isnan(fills))
     filled = graph.add("Where", missing, graph.constant(np.nan_to_num(fills)), x)
     if len(kept) < len(fills) and not imputer.keep_empty_features:

@@ -23,10 +23,12 @@ from sklearn.model_selection._search import BaseSearchCV
 from sklearn.pipeline import FeatureUnion, Pipeline
 from sklearn.preprocessing import FunctionTransformer
 
+from converter.bayes import BAYES
 from converter.boosting import BOOSTED
 from converter.committees import COMMITTEES
 from converter.encoders import ENCODERS
 from converter.fallback import foreign_head, foreign_transform
+from converter.gaussian_process import GAUSSIAN
 from converter.graph import Graph
 from converter.heads import Head
 from converter.kernels import KERNEL_HEADS, KERNEL_TRANSFORMS
@@ -34,13 +36,14 @@ from converter.linear import LINEAR
 from converter.neighbours import NEIGHBOURS
 from converter.reductions import REDUCTIONS
 from converter.svm import SVMS
+from converter.targets import TARGETS
 from converter.transforms import TRANSFORMS
 from converter.trees import TREES
 from edge_agent.contract.errors import ConfigError
 
-HEADS = {**KERNEL_HEADS, **LINEAR, **NEIGHBOURS, **SVMS, **TREES}
+HEADS = {**BAYES, **GAUSSIAN, **KERNEL_HEADS, **LINEAR, **NEIGHBOURS, **SVMS, **TREES}
 STEPS = {**ENCODERS, **KERNEL_TRANSFORMS, **TRANSFORMS}
-MADE_OF_OTHERS = {**BOOSTED, **COMMITTEES, **REDUCTIONS}
+MADE_OF_OTHERS = {**BOOSTED, **COMMITTEES, **REDUCTIONS, **TARGETS}
 
 
 def lower_head(estimator: Any, graph: Graph, x: str) -> Head:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import clone
+from sklearn.compose import ColumnTransformer
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection._search import BaseSearchCV
 from sklearn.pipeline import FeatureUnion, Pipeline
@@ -231,13 +232,13 @@ def _ask(model: Any, task: Task, rows: F32) -> Answers:
 
 
 def _probe(original: Callable[[F32], Answers], model: Any, task: Task, shape: _Shape) -> int:
-    """The number of scores, from one window of ones.
+    """The number of scores, from one window.
 
     Raises:
         ConfigError: the model cannot be asked, or is of a kind that the contract does not know.
     """
     try:
-        answers = original(np.ones((1, shape.length, len(shape.channels)), dtype=np.float32))
+        answers = original(_ordinary(model, shape))
     # An estimator of another library raises that library's own errors.
     except Exception as exc:
         raise ConfigError(
@@ -254,6 +255,33 @@ def _probe(original: Callable[[F32], Answers], model: Any, task: Task, shape: _S
     if task == "classification" and classes < 2:
         raise ConfigError(f"{_describe(model)} was fitted on one class only: fit it on two or more")
     return width
+
+
+def _ordinary(model: Any, shape: _Shape) -> F32:
+    """A window that any model can answer: ones, or where only some values are known, those."""
+    windows = np.ones((1, shape.length, len(shape.channels)), dtype=np.float32)
+    if not _takes_windows(model):
+        row = windows.reshape(-1)
+        row[:] = _known_values(model, row)
+    return windows
+
+
+def _known_values(step: Any, row: F32) -> F32:
+    """A row with values that an encoder at the start of a model was fitted on."""
+    if isinstance(step, Pipeline):
+        return _known_values(step.steps[0][1], row)
+    row = row.copy()
+    if isinstance(step, ColumnTransformer):
+        # The columns as numbers, whichever way they were named; there is no public form.
+        columns = step._transformer_to_input_indices  # noqa: SLF001
+        for name, member, _ in step.transformers_:
+            chosen = list(columns[name])
+            row[chosen] = _known_values(member, row[chosen])
+        return row
+    for number, values in enumerate(getattr(step, "categories_", ())):
+        if np.asarray(values).dtype.kind in "iuf":
+            row[number] = values[0]
+    return row
 
 
 def _lower(model: Any, graph: Graph) -> Head:
