@@ -148,7 +148,10 @@ def verify(
     recording: str | None,
     json_file: Path | None,
 ) -> None:
-    """Check digests and golden vectors, and with data also the quality of the answers.
+    """Repeat every check of a bundle on this machine, and measure it here.
+
+    Digests, golden vectors, that its parts agree, and with data the quality of the answers: on the
+    data that it was built with, they must be those that it states, within its accuracy budget.
 
     Example: edge-convert verify motion-1.0.0.bundle --data unseen.csv --label exercise
     """
@@ -165,6 +168,14 @@ def verify(
             f"{found.metric} {found.value:.4f} on {found.windows} windows; the bundle states "
             f"{found.stated_metric} {found.stated:.4f} on its own"
         )
+    if found.same_data:
+        click.echo(f"these are its own: {found.moved} labels differ from those at the build")
+    here, there = found.figures, found.stated_figures
+    click.echo(
+        f"one answer takes {here.p50_us:.1f} µs (stated {there.p50_us:.1f}), loading "
+        f"{here.load_ms:.1f} ms ({there.load_ms:.1f}) and {here.rss_bytes / 2**20:.1f} MiB "
+        f"({there.rss_bytes / 2**20:.1f}), on {found.machine}"
+    )
     _result(found, json_file)
 
 

@@ -70,13 +70,15 @@ class Bars:
             TextColumn,
             TimeElapsedColumn,
         )
+        from rich.table import Column  # noqa: PLC0415  # the same
 
         self._progress = Progress(
             SpinnerColumn(finished_text=" "),
+            TimeElapsedColumn(table_column=Column(no_wrap=True, min_width=7)),
             TextColumn("{task.fields[name]}", markup=False),
-            TimeElapsedColumn(),
-            TextColumn("{task.description}", markup=False),
+            TextColumn("{task.description}", markup=False, table_column=Column(ratio=1)),
             console=Console(stderr=True),
+            expand=True,
         )
         self._tasks = [
             self._progress.add_task("waiting", total=1, start=False, name=name) for name in names
