@@ -68,10 +68,10 @@ def _require_tree(entry: Mapping[str, Any], inputs: int, groups: int) -> None:
     lengths = {len(entry[key]) for key in _OF_NODES if key != "base_weights" or size <= 1}
     if lengths != {count} or size not in {0, 1, groups}:
         raise ValueError(f"a tree does not have {count} values of everything")
-    if min(entry["left_children"]) < -1 or min(entry["right_children"]) < -1:
-        raise ValueError("a child that is none")
     kept, left, _ = walk(entry)
-    columns = np.asarray(entry["split_indices"], np.int64)
+    if (np.asarray(entry["left_children"], np.int64)[kept] < -1).any():
+        raise ValueError("a child that is none")
+    columns = np.asarray(entry["split_indices"], np.int64)[kept[left >= 0]]
     if len(set(kept.tolist())) != len(kept) or (columns < 0).any() or (columns >= inputs).any():
         raise ValueError("a node with several parents, or of no column")
     if size > 1:
