@@ -229,13 +229,13 @@ def test_a_server_that_is_gone_is_a_link_error() -> None:
         "try:\n  fetched('models:/level/1').__enter__()\n"
         "except LinkError as exc: print(exc)"
     )
-    environment = {
+    gone = {
         "MLFLOW_TRACKING_URI": "http://127.0.0.1:1",
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     }
     done = subprocess.run(
         [sys.executable, "-c", code],
-        env=os.environ | away,
+        env=os.environ | gone,
         capture_output=True,
         text=True,
         timeout=120,
