@@ -72,7 +72,7 @@ def parse_model(file: KerasFile) -> KerasModel:
     """
     try:
         return _Parser(file).parse()
-    except (AttributeError, IndexError, KeyError, TypeError, RecursionError) as exc:
+    except (AttributeError, LookupError, TypeError, ValueError, RecursionError) as exc:
         raise ConfigError(
             f"its description is not one of Keras ({type(exc).__name__}: {exc}): save it again by "
             "model.save(...)"
@@ -111,11 +111,16 @@ class _Parser:
         model = self.file.config
         _require_own(model)
         made = self._model(model, (), None)
+        if unknown := {name for call in self.calls for name in call.inputs} - self._known():
+            raise ConfigError(f"does not describe its input {min(unknown)!r}")
         names = [output.rpartition("@")[0] for output in made]
         if len(set(names)) != len(names):
             names = made
         outputs = dict(zip(names, made, strict=True))
         return KerasModel(self.inputs, tuple(self.calls), outputs, self.file.version)
+
+    def _known(self) -> set[str]:
+        return {*self.inputs, *(call.output for call in self.calls)}
 
     def _model(
         self, model: Mapping[str, Any], path: tuple[str, ...], given: Sequence[str] | None
@@ -158,7 +163,7 @@ class _Parser:
                 "does not say the shape of its input: begin the model with keras.Input(shape)"
             )
         name = name_of(first) if first["class_name"] == "InputLayer" else "input"
-        self.inputs[name] = tuple(shape[1:])
+        self.inputs[name] = _without_batch(shape)
         return name
 
     def _functional(
@@ -173,7 +178,7 @@ class _Parser:
         for layer in layers_of(model):
             if layer["class_name"] == "InputLayer":
                 if given is None:
-                    self.inputs[name_of(layer)] = tuple(_input_shape(layer["config"])[1:])
+                    self.inputs[name_of(layer)] = _without_batch(_input_shape(layer["config"]))
                 continue
             nodes = layer.get("inbound_nodes", ())
             waiting += [(layer, number, node) for number, node in enumerate(nodes)]
@@ -203,6 +208,8 @@ class _Parser:
         here = (*path, name_of(layer))
         if layer["class_name"] in _MODELS:
             return self._model(layer, here, values)
+        if not isinstance(layer["config"], dict):
+            raise ConfigError(f"does not describe its layer {'/'.join(here)!r}")
         if len(self.calls) == _CALLS_MAX:
             raise ConfigError(f"has more than {_CALLS_MAX} layers")
         name = "/".join(here)
@@ -230,6 +237,10 @@ def _require_plain(layer: Mapping[str, Any], node: Any) -> None:
 
 def _input_shape(config: Mapping[str, Any]) -> Any:
     return config.get("batch_shape") or config.get("batch_input_shape")
+
+
+def _without_batch(shape: Sequence[Any]) -> Shape:
+    return tuple(None if axis is None else int(axis) for axis in shape[1:])
 
 
 def _references(node: Any) -> Iterator[tuple[str, int, int]]:

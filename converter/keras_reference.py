@@ -15,10 +15,13 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
+from converter.keras_cells import CELLS, bidirectional, recurrent
+from converter.keras_functions import F64, FUNCTIONS, elu, leaky, softmax
 from converter.keras_model import Call, KerasModel
 
-F64 = NDArray[np.float64]
 Formula = Callable[[Mapping[str, Any], Sequence[F64], Sequence[F64]], F64]
+
+_RECURRENT: Final = frozenset({*CELLS, "Bidirectional"})
 
 
 def evaluate(model: KerasModel, feeds: Mapping[str, NDArray[Any]]) -> dict[str, F64]:
@@ -61,65 +64,6 @@ def _activate(activation: Any, x: F64, *, old: bool) -> F64:
     return FUNCTIONS[activation](x)
 
 
-# --- activations ----------------------------------------------------------------------------------
-
-
-def _sigmoid(x: F64) -> F64:
-    with np.errstate(over="ignore"):  # exp of a large number is infinite, 1 / infinity the right 0
-        result: F64 = 1 / (1 + np.exp(-x))
-    return result
-
-
-def _elu(x: F64, alpha: float = 1.0) -> F64:
-    return np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0)))
-
-
-def _gelu(x: F64) -> F64:
-    return x * 0.5 * (1 + np.vectorize(math.erf, otypes=[np.float64])(x / math.sqrt(2)))
-
-
-def _softmax(x: F64) -> F64:
-    powers = np.exp(x - x.max(axis=-1, keepdims=True))
-    return powers / powers.sum(axis=-1, keepdims=True)
-
-
-def _hard_sigmoid(x: F64) -> F64:
-    return np.clip(x / 6 + 0.5, 0, 1)
-
-
-def _leaky(x: F64, slope: float = 0.2) -> F64:
-    return np.where(x > 0, x, slope * x)
-
-
-_SELU_SCALE, _SELU_ALPHA = 1.0507009873554805, 1.6732632423543772
-
-FUNCTIONS: Final[dict[str, Callable[[F64], F64]]] = {
-    "elu": _elu,
-    "exponential": np.exp,
-    "gelu": _gelu,
-    "hard_sigmoid": _hard_sigmoid,
-    "hard_silu": lambda x: x * _hard_sigmoid(x),
-    "hard_swish": lambda x: x * _hard_sigmoid(x),
-    "leaky_relu": _leaky,
-    "linear": lambda x: x,
-    "log_softmax": lambda x: np.log(_softmax(x)),
-    "mish": lambda x: x * np.tanh(np.logaddexp(x, 0)),
-    "relu": lambda x: np.maximum(x, 0),
-    "relu6": lambda x: np.clip(x, 0, 6),
-    "selu": lambda x: _SELU_SCALE * _elu(x, _SELU_ALPHA),
-    "sigmoid": _sigmoid,
-    "silu": lambda x: x * _sigmoid(x),
-    "softmax": _softmax,
-    "softplus": lambda x: np.logaddexp(x, 0),
-    "softsign": lambda x: x / (1 + np.abs(x)),
-    "swish": lambda x: x * _sigmoid(x),
-    "tanh": np.tanh,
-}
-
-
-# --- layers with weights --------------------------------------------------------------------------
-
-
 def _dense(config: Mapping[str, Any], weights: Sequence[F64], given: Sequence[F64]) -> F64:
     return given[0] @ weights[0] + _bias(config, weights)
 
@@ -149,7 +93,7 @@ def _separable(config: Mapping[str, Any], weights: Sequence[F64], given: Sequenc
 def _each_channel(config: Mapping[str, Any], kernel: F64, x: F64) -> F64:
     space = kernel.ndim - 2
     products = _patches(config, x, kernel.shape[:-2])[..., None] * kernel
-    summed = products.sum(axis=tuple(range(space, 2 * space)))
+    summed: F64 = products.sum(axis=tuple(range(space, 2 * space)))
     return summed.reshape(*summed.shape[:space], -1)
 
 
@@ -193,17 +137,15 @@ def _batch_norm(config: Mapping[str, Any], weights: Sequence[F64], given: Sequen
 
 def _layer_norm(config: Mapping[str, Any], weights: Sequence[F64], given: Sequence[F64]) -> F64:
     (x,), parts = given, list(weights)
-    y = (x - x.mean(-1, keepdims=True)) / np.sqrt(
-        x.var(-1, keepdims=True) + config.get("epsilon", 1e-3)
-    )
+    deviation = np.sqrt(x.var(-1, keepdims=True) + config.get("epsilon", 1e-3))
+    y: F64 = (x - x.mean(-1, keepdims=True)) / deviation
     y = y * parts.pop(0) if config.get("scale", True) else y
     return y + parts.pop(0) if config.get("center", True) else y
 
 
 def _normalization(config: Mapping[str, Any], weights: Sequence[F64], given: Sequence[F64]) -> F64:
-    mean, variance = config.get("mean"), config.get("variance")
-    if mean is None:
-        mean, variance = weights[:2]
+    stated = [config.get("mean"), config.get("variance")]
+    mean, variance = weights[:2] if stated[0] is None else np.asarray(stated, np.float64)
     axis = config.get("axis", -1)
     axis = axis[0] if isinstance(axis, list) else axis
     place = -1 if axis is None else _place(axis)
@@ -214,82 +156,6 @@ def _normalization(config: Mapping[str, Any], weights: Sequence[F64], given: Seq
 
 def _prelu(_: Mapping[str, Any], weights: Sequence[F64], given: Sequence[F64]) -> F64:
     return np.where(given[0] > 0, given[0], weights[0] * given[0])
-
-
-def _recurrent(
-    kind: str, config: Mapping[str, Any], weights: Sequence[F64], given: Sequence[F64]
-) -> F64:
-    """A sequence through one cell, from zeros."""
-    (x,) = given
-    x = x[::-1] if config.get("go_backwards") else x
-    state = memory = np.zeros(int(config["units"]))
-    states = []
-    for row in x:
-        state, memory = _CELLS[kind](config, weights, row, state, memory)
-        states.append(state)
-    return np.stack(states) if config.get("return_sequences") else state
-
-
-def _gru(
-    config: Mapping[str, Any], weights: Sequence[F64], x: F64, state: F64, memory: F64
-) -> tuple[F64, F64]:
-    kernel, inner, *bias = weights
-    act, gate = _inner(config)
-    both = np.zeros((2, kernel.shape[1]))
-    if bias:
-        both[: bias[0].size // kernel.shape[1]] = bias[0]
-    z, r, h = np.split(x @ kernel + both[0], 3)
-    if config.get("reset_after", False):
-        inner_z, inner_r, inner_h = np.split(state @ inner + both[1], 3)
-        z, r = gate(z + inner_z), gate(r + inner_r)
-        h = act(h + r * inner_h)
-    else:
-        inner_z, inner_r, inner_h = np.split(inner, 3, axis=1)
-        z, r = gate(z + state @ inner_z), gate(r + state @ inner_r)
-        h = act(h + (r * state) @ inner_h)
-    return z * state + (1 - z) * h, memory
-
-
-def _lstm(
-    config: Mapping[str, Any], weights: Sequence[F64], x: F64, state: F64, memory: F64
-) -> tuple[F64, F64]:
-    kernel, inner, *bias = weights
-    act, gate = _inner(config)
-    i, f, c, o = np.split(x @ kernel + state @ inner + (bias[0] if bias else 0), 4)
-    memory = gate(f) * memory + gate(i) * act(c)
-    return gate(o) * act(memory), memory
-
-
-def _simple_rnn(
-    config: Mapping[str, Any], weights: Sequence[F64], x: F64, state: F64, memory: F64
-) -> tuple[F64, F64]:
-    kernel, inner, *bias = weights
-    act, _ = _inner(config)
-    return act(x @ kernel + state @ inner + (bias[0] if bias else 0)), memory
-
-
-def _inner(config: Mapping[str, Any]) -> tuple[Callable[[F64], F64], Callable[[F64], F64]]:
-    gate = FUNCTIONS[config.get("recurrent_activation", "sigmoid")]
-    return FUNCTIONS[config.get("activation", "tanh")], gate
-
-
-def _bidirectional(config: Mapping[str, Any], weights: Sequence[F64], given: Sequence[F64]) -> F64:
-    inner, half = config["layer"], len(weights) // 2
-    settings, formula = inner["config"], FORMULAS[inner["class_name"]]
-    ahead = formula(settings, weights[:half], given)
-    back = formula({**settings, "go_backwards": True}, weights[half:], given)
-    back = back[::-1] if settings.get("return_sequences") else back
-    mode = config.get("merge_mode", "concat")
-    if mode == "concat":
-        return np.concatenate([ahead, back], axis=-1)
-    return {"sum": ahead + back, "ave": (ahead + back) / 2, "mul": ahead * back}[mode]
-
-
-_CELLS: Final = {"GRU": _gru, "LSTM": _lstm, "SimpleRNN": _simple_rnn}
-_RECURRENT: Final = frozenset({*_CELLS, "Bidirectional"})
-
-
-# --- layers without -------------------------------------------------------------------------------
 
 
 def _pool(config: Mapping[str, Any], _: Sequence[F64], given: Sequence[F64], *, mean: bool) -> F64:
@@ -335,7 +201,7 @@ def _upsample(config: Mapping[str, Any], _: Sequence[F64], given: Sequence[F64])
 
 
 def _relu(config: Mapping[str, Any], _: Sequence[F64], given: Sequence[F64]) -> F64:
-    y = _leaky(given[0], config.get("negative_slope") or 0.0)
+    y = leaky(given[0], config.get("negative_slope") or 0.0)
     top = config.get("max_value")
     return y if top is None else np.minimum(y, top)
 
@@ -386,19 +252,19 @@ FORMULAS: Final[dict[str, Formula]] = {
     **dict.fromkeys(("ZeroPadding1D", "ZeroPadding2D"), _pad),
     **dict.fromkeys(("Cropping1D", "Cropping2D"), _crop),
     **dict.fromkeys(("UpSampling1D", "UpSampling2D"), _upsample),
-    **{kind: partial(_recurrent, kind) for kind in _CELLS},
+    **{kind: partial(recurrent, kind) for kind in CELLS},
     "Add": partial(_merge, join=np.add),
     "Average": lambda _, __, given: np.mean(given, axis=0),
     "BatchNormalization": _batch_norm,
-    "Bidirectional": _bidirectional,
+    "Bidirectional": bidirectional,
     "Concatenate": lambda config, _, given: np.concatenate(
         given, axis=_place(config.get("axis", -1))
     ),
     "Dense": _dense,
-    "ELU": lambda config, _, given: _elu(given[0], config.get("alpha", 1.0)),
+    "ELU": lambda config, _, given: elu(given[0], config.get("alpha", 1.0)),
     "Flatten": lambda _, __, given: given[0].ravel(),
     "LayerNormalization": _layer_norm,
-    "LeakyReLU": lambda config, _, given: _leaky(
+    "LeakyReLU": lambda config, _, given: leaky(
         given[0], config.get("negative_slope", config.get("alpha", 0.3))
     ),
     "Maximum": partial(_merge, join=np.maximum),
@@ -413,6 +279,6 @@ FORMULAS: Final[dict[str, Formula]] = {
         given[0] * np.asarray(config.get("scale", 1)) + np.asarray(config.get("offset", 0))
     ),
     "Reshape": lambda config, _, given: given[0].reshape(config["target_shape"]),
-    "Softmax": lambda _, __, given: _softmax(given[0]),
+    "Softmax": lambda _, __, given: softmax(given[0]),
     "Subtract": partial(_merge, join=np.subtract),
 }

@@ -57,9 +57,7 @@ class Layers:
 
     def input(self, name: str, shape: Sequence[int]) -> Value:
         """Declare an input."""
-        self._inputs.append(
-            helper.make_tensor_value_info(name, TensorProto.FLOAT, [_BATCH, *shape])
-        )
+        self._inputs.append(_info(name, shape))
         return Value(name, tuple(shape))
 
     def finish(self, outputs: Sequence[tuple[str, Value]], name: str) -> onnx.ModelProto:
@@ -72,8 +70,7 @@ class Layers:
         for label, value in outputs:
             rows = self.rows(value)
             ends.append(helper.make_node("Identity", [rows.name], [label], name=f"{label}/out"))
-            shape = [_BATCH, *rows.shape]
-            infos.append(helper.make_tensor_value_info(label, TensorProto.FLOAT, shape))
+            infos.append(_info(label, rows.shape))
         nodes = needed([*self.graph.nodes, *ends], [label for label, _ in outputs])
         read = {tensor for node in nodes for tensor in node.input}
         tensors = [tensor for tensor in self.graph.tensors if tensor.name in read]
@@ -334,6 +331,11 @@ class Layers:
 
     def _reshape(self, name: str, shape: Sequence[int]) -> str:
         return self.graph.add("Reshape", name, self.graph.constant((0, *shape), np.int64))
+
+
+def _info(name: str, shape: Sequence[int]) -> onnx.ValueInfoProto:
+    axes: list[int | str | None] = [_BATCH, *shape]
+    return helper.make_tensor_value_info(name, TensorProto.FLOAT, axes)
 
 
 def same_pads(

@@ -30,7 +30,20 @@ def import_file(path: Path, context: Context) -> Imported:
     require_known(model)
     network = lower_model(model)
     made_by = model.description.strip() or "TFLite model"
-    return import_network(network, _original(path, model), context, estimator=made_by)
+    run, notes = _original(path, model), _notes(model)
+    return import_network(network, run, context, estimator=made_by, notes=notes)
+
+
+def _notes(model: TFLiteModel) -> tuple[str, ...]:
+    """What the graph leaves out."""
+    limits = {getattr(op.options, "cellClip", 0) for op in model.ops} - {0}
+    if not limits:
+        return ()
+    note = (
+        f"Its LSTM keeps its cells within ±{max(limits):g}, which ONNX has no form for: windows on "
+        "which a cell goes beyond show in the score error."
+    )
+    return (note,)
 
 
 def _original(path: Path, model: TFLiteModel) -> Run:
