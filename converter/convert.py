@@ -21,11 +21,11 @@ from converter.measure import (
     read_measured,
 )
 from converter.pack import pack, prove
+from converter.page import render
 from converter.parity import Outcome, choose, contenders
 from converter.profile import Profile, profile
 from converter.recipe import Recipe, check_recipe, load_recipe
 from converter.registry import Origin, fetched
-from converter.report import render
 from converter.target import Target, write_forms
 from converter.turn import turn
 from edge_agent.contract.bundle import write_bundle

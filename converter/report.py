@@ -1,33 +1,27 @@
 """The report: what was built, why this form was chosen, and what it answers differently.
 
-``report.json`` travels in the bundle; the HTML page beside the bundle shows the same on a phone,
-on a screen and in print, without any other file.
+``report.json`` travels in the bundle; :mod:`converter.page` shows the same to people.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Final
 
 import msgspec
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 
 from converter.case import Case
 from converter.data import Validation
 from converter.frontends import Answers
 from converter.parity import Flip, Outcome, flips
-from converter.plots import error_plot, strip, trade_off_plot
 from converter.profile import Profile
 from converter.recipe import Recipe
 from converter.truth import Truth
 from edge_agent.contract.manifest import Golden, Provenance, Task, Variant, WindowSpec
-from edge_agent.contract.reference import Histogram, Reference
+from edge_agent.contract.reference import Histogram
 
 FLIPS_SHOWN: Final = 50
-STRIPS_SHOWN: Final = 24  # histograms of one kind in the page; the bundle has all
 _DECADES: Final = range(-8, 1)
 
 
@@ -164,47 +158,6 @@ def make_report(
         provenance=source,
         profile=profile,
     )
-
-
-def render(report: Report, reference: Reference) -> str:
-    """The report as one self-contained HTML page.
-
-    Args:
-        report: what it says.
-        reference: how the validation data were distributed.
-    """
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    plots = {
-        "trade_off": trade_off_plot(report.variants, report.accuracy_loss_max),
-        "errors": error_plot(report.errors),
-    }
-    return environment.get_template("report.html.j2").render(
-        report=report,
-        plots={name: Markup(svg) for name, svg in plots.items()},  # noqa: S704 (our own SVG)
-        reference=reference,
-        strips=_strips(reference),
-        operators_us=sum(operator.us for operator in report.profile.operators),
-    )
-
-
-def _strips(reference: Reference) -> dict[str, list[tuple[Histogram, Markup]]]:
-    """By kind of quantity, its first histograms with their drawings."""
-    kinds = {
-        "Readings": reference.channels,
-        "Features": reference.features if reference.features != reference.channels else (),
-        "Scores of the original model": reference.scores,
-    }
-    return {
-        kind: [(each, Markup(strip(each))) for each in found[:STRIPS_SHOWN]]  # noqa: S704 (own SVG)
-        for kind, found in kinds.items()
-        if found
-    }
 
 
 def _summary(recipe: Recipe, variants: tuple[Variant, ...], task: Task) -> tuple[str, ...]:

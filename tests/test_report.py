@@ -9,9 +9,10 @@ from typing import Any
 import msgspec
 import pytest
 
+from converter.page import STRIPS_SHOWN, render
 from converter.plots import strip
 from converter.profile import Operator, Profile
-from converter.report import STRIPS_SHOWN, ClassFlips, PlacedFlip, Report, render
+from converter.report import ClassFlips, PlacedFlip, Report
 from edge_agent.contract.manifest import (
     Figures,
     Golden,
