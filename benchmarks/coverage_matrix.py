@@ -39,6 +39,8 @@ Verdict = Literal["equal", "refused", "wrong"]
 
 CASE_S: Final = 30.0
 WORKERS: Final = 2
+# What every child would import anew; this folder is not on the fork server's path.
+_PRELOADED: Final = ("converter.frontends.sklearn", "converter.parity", "skl2onnx")
 TABLE: Final = Path(__file__).with_name("COVERAGE.md")
 
 
@@ -85,7 +87,7 @@ def _judge_all(group: Sequence[Case]) -> list[Result]:
     found: list[Result] = []
     while len(found) < len(group):
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["coverage_matrix"])
+        context.set_forkserver_preload(list(_PRELOADED))
         ours, theirs = context.Pipe(duplex=False)
         names = [case.title for case in group[len(found) :]]
         child = context.Process(target=_work, args=(names, theirs), daemon=True)
@@ -201,8 +203,9 @@ def _three(counts: Counter[Verdict]) -> dict[str, int]:
 _PREFACE: Final = """\
 # Coverage of scikit-learn
 
-Written by `make coverage-matrix` with {versions}: every classifier, regressor, outlier detector and
-transformer that scikit-learn lists and sklearn-onnx has a converter for, alone and in pipelines.
+Written by `make coverage-matrix` with {versions}.
+Every classifier, regressor, outlier detector and transformer that scikit-learn lists and
+sklearn-onnx has a converter for, alone and in pipelines.
 
 **{equal} equal, {refused} refused, {wrong} wrong, of {total} cases.**
 
@@ -213,9 +216,9 @@ that is 2e-3: the original is itself an iteration that stops earlier. A star: no
 sklearn-onnx's. Not in the matrix: steps that never see what a device measures, such as encoders of
 labels and of text.
 
-What may still differ, on other data than these: a tree behind a projection (PCA, a kernel) sees
-values that are summed in another order, and a value on the very edge of a split may fall on the
-other side; behind scalers, imputers and encoders trees see the same bits. Neighbours at equal
+What may still differ, on other data than these: a tree behind a projection, a kernel, a norm or a
+power sees values that were computed in another order, and a value on the very edge of a split may
+fall on the other side; behind scalers, imputers and encoders trees see the same bits. Neighbours at equal
 distances are taken in any order by the original. Scores closer to each other than float32 can tell
 may swap their labels. A build counts every such flip on the validation data and says how far from
 the border it was.

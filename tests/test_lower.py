@@ -622,7 +622,7 @@ def test_an_own_transformer_without_a_form_is_refused_by_name():
             ),
             "uniform",
         ),
-        (GaussianProcessRegressor(ExpSineSquared(), alpha=1.0), "ExpSineSquared"),
+        (GaussianProcessRegressor(ExpSineSquared(), alpha=1e3), "ExpSineSquared"),
         (IsolationForest(max_samples=1), "max_samples=1"),
     ],
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
