@@ -54,7 +54,7 @@ def bidirectional(layers: Layers, call: Call, given: Sequence[Value]) -> Value:
 def _require_plain(config: Mapping[str, Any], given: Sequence[Value]) -> None:
     if len(given) != 1:
         raise ConfigError("an initial state as an input is not supported")
-    for field in ("stateful", "return_state"):
+    for field in ("stateful", "return_state", "time_major"):
         if config.get(field):
             raise ConfigError(f"{field}=True is not supported: save the model without it")
 

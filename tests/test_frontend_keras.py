@@ -31,7 +31,7 @@ CLASSES = ModelIO(task="classification")
 VALUES = ModelIO(task="regression")
 
 
-def windows(count=20, length=LENGTH, channels=3):
+def windows(count=9, length=LENGTH, channels=3):
     return np.random.default_rng(5).normal(size=(count, length, channels)).astype(np.float32)
 
 
@@ -80,10 +80,6 @@ def sequence(*steps, shape=(LENGTH, 3)):
     return keras.Sequential([keras.Input(shape), *steps])
 
 
-ENDS = {
-    "flat": lambda: [layers.Flatten(), layers.Dense(4)],
-    "mean": lambda: [layers.GlobalAveragePooling1D(), layers.Dense(4)],
-}
 SEQUENCE_LAYERS = {
     "conv_same": lambda: layers.Conv1D(5, 4, padding="same", strides=2, activation="relu"),
     "conv_valid": lambda: layers.Conv1D(5, 3, dilation_rate=2, use_bias=False),
@@ -119,11 +115,13 @@ SEQUENCE_LAYERS = {
 }
 
 
-@pytest.mark.parametrize("end", ENDS)
 @pytest.mark.parametrize("layer", SEQUENCE_LAYERS)
-def test_a_layer_on_a_sequence_answers_as_keras(layer, end, tmp_path):
-    model = sequence(SEQUENCE_LAYERS[layer](), *ENDS[end]())
-    assert_converted(model, tmp_path / "model.keras")
+def test_a_layer_on_a_sequence_answers_as_keras(layer, tmp_path):
+    """Behind it every place and channel counts, and their mean."""
+    window = keras.Input((LENGTH, 3))
+    x = SEQUENCE_LAYERS[layer]()(window)
+    parts = [layers.Dense(4)(layers.Flatten()(x)), layers.GlobalAveragePooling1D()(x)]
+    assert_converted(keras.Model(window, layers.Concatenate()(parts)), tmp_path / "model.keras")
 
 
 IMAGE_LAYERS = {
@@ -336,7 +334,7 @@ def test_a_file_of_keras_2_has_its_own_hard_sigmoid_and_says_who_judged_it(tmp_p
     }
     weights = {"out": {"out/kernel:0": kernel, "out/bias:0": bias}}
     imported = load(keras_2_file(tmp_path / "old.h5", description, weights))
-    wanted = np.clip(0.2 * (windows().reshape(20, -1) @ kernel + bias) + 0.5, 0, 1)
+    wanted = np.clip(0.2 * (windows().reshape(9, -1) @ kernel + bias) + 0.5, 0, 1)
     np.testing.assert_allclose(imported.original(windows()).scores, wanted, atol=1e-5)
     assert_same_answers(imported, windows(), atol=1e-5)
     assert any("float64 formulas" in note for note in imported.notes)
@@ -361,6 +359,20 @@ def test_a_bare_sequential_of_keras_2(tmp_path):
         imported.original(given).scores, np.repeat(sums.max(1)[:, None], 2, 1), atol=1e-5
     )
     assert_same_answers(imported, given, atol=1e-5)
+
+
+def test_a_keras_file_of_2_12_keeps_its_weights_elsewhere(tmp_path):
+    path = saved(branched(), tmp_path / "model.keras")
+    wanted = load(path, ModelIO()).original(windows()).scores
+    with zipfile.ZipFile(path) as archive:
+        file = io.BytesIO(archive.read("model.weights.h5"))
+    with h5py.File(file, "r+") as root:
+        root.move("layers", "_layer_checkpoint_dependencies")
+        inner = root["_layer_checkpoint_dependencies/sequential"]
+        inner.move("layers", "_layer_checkpoint_dependencies")
+    imported = load(rewritten(path, lambda _: None, weights=file.getvalue()), ModelIO())
+    assert_same_answers(imported, windows(), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(imported.original(windows()).scores, wanted, atol=1e-5)
 
 
 # --- what is refused ------------------------------------------------------------------------------
@@ -449,6 +461,13 @@ def test_code_in_an_initializer_is_never_reached(tmp_path):
     imported = load(path)
     assert "os.mkdir" in imported.notes[0]
     assert not marker.exists()
+
+
+@pytest.mark.parametrize("field", ["stateful", "time_major"])
+def test_a_recurrent_layer_that_works_otherwise_is_refused(field, tmp_path):
+    path = saved(sequence(layers.GRU(3), layers.Dense(2)), tmp_path / "model.keras")
+    rewritten(path, lambda found: found[1]["config"].update({field: True}))
+    assert field in refused(path)
 
 
 def h5(**arrays):
