@@ -10,7 +10,7 @@ import onnx
 
 from converter.activations import ACTIVATIONS, hard_sigmoid
 from converter.keras_layers import LAYERS
-from converter.keras_model import Call, KerasModel
+from converter.keras_model import Call, KerasModel, naming
 from converter.keras_norm import folded_norms
 from converter.layers import Layers, Value
 from edge_agent.contract.errors import ConfigError
@@ -32,15 +32,8 @@ def lower_model(model: KerasModel, shapes: Mapping[str, tuple[int, ...]]) -> onn
     values = {name: layers.input(name, shape) for name, shape in shapes.items()}
     for call in folded_norms(model):
         given = [values[name] for name in call.inputs]
-        try:
+        with naming(call):
             values[call.output] = _lower(layers, call, given, model.version)
-        except ConfigError as exc:
-            raise ConfigError(f"its layer {call.name!r} ({call.kind}): {exc}") from exc
-        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as exc:
-            raise ConfigError(
-                f"its layer {call.name!r} ({call.kind}) has settings or weights that do not fit: "
-                f"{type(exc).__name__}: {exc}"
-            ) from exc
     outputs = [(name, values[value]) for name, value in model.outputs.items()]
     return layers.finish(outputs, "keras")
 

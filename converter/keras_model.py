@@ -7,6 +7,7 @@ itself pass: a class of somebody's own, or a ``Lambda``, is code, which is refus
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -76,6 +77,24 @@ def parse_model(file: KerasFile) -> KerasModel:
         raise ConfigError(
             f"its description is not one of Keras ({type(exc).__name__}: {exc}): save it again by "
             "model.save(...)"
+        ) from exc
+
+
+@contextmanager
+def naming(call: Call) -> Iterator[None]:
+    """Name the layer in whatever is wrong with its settings and weights.
+
+    Raises:
+        ConfigError: something is.
+    """
+    where = f"its layer {call.name!r} ({call.kind})"
+    try:
+        yield
+    except ConfigError as exc:
+        raise ConfigError(f"{where}: {exc}") from exc
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as exc:
+        raise ConfigError(
+            f"{where} has settings or weights that do not fit: {type(exc).__name__}: {exc}"
         ) from exc
 
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from converter.keras_model import Call, KerasModel
+from converter.keras_model import Call, KerasModel, naming
 from converter.keras_space import axes
 from converter.layers import Layers, Value
 from edge_agent.contract.errors import ConfigError
@@ -29,15 +29,13 @@ def folded_norms(model: KerasModel) -> list[Call]:
     calls: list[Call] = []
     for call in model.calls:
         place = makers.get(call.inputs[0], -1) if call.inputs else -1
-        if (
-            call.kind == "BatchNormalization"
-            and place >= 0
-            and readers[call.inputs[0]] == 1
-            and (folded := _with_norm(calls[place], call)) is not None
-        ):
-            calls[place] = folded
-            makers[call.output] = place
-            continue
+        if call.kind == "BatchNormalization" and place >= 0 and readers[call.inputs[0]] == 1:
+            with naming(call):
+                folded = _with_norm(calls[place], call)
+            if folded is not None:
+                calls[place] = folded
+                makers[call.output] = place
+                continue
         makers[call.output] = len(calls)
         calls.append(call)
     return calls

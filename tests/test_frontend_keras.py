@@ -485,6 +485,13 @@ def test_weights_of_another_shape_are_refused(tmp_path):
     assert "'out'" in refused(rewritten(path, lambda _: None, weights=weights))
 
 
+def test_a_norm_without_its_weights_is_refused_by_name(tmp_path):
+    model = sequence(layers.Flatten(), layers.Dense(2), layers.BatchNormalization(name="norm"))
+    path = saved(model, tmp_path / "model.keras")
+    weights = h5(kernel=np.ones((36, 2), np.float32), bias=np.ones(2, np.float32))
+    assert "'norm'" in refused(rewritten(path, lambda _: None, weights=weights))
+
+
 def test_missing_weights_are_refused(tmp_path):
     path = saved(small(), tmp_path / "model.keras")
     assert "'out'" in refused(rewritten(path, lambda _: None, weights=h5()))
