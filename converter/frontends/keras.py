@@ -78,7 +78,7 @@ def _original(path: Path, file: KerasFile, model: KerasModel) -> tuple[Run, tupl
     except Exception as exc:  # noqa: BLE001  (whatever a backend raises while it is imported)
         note = (
             "The original was computed from the file by float64 formulas, because Keras was not "
-            f"used: {first_line(exc)}."
+            f"used: {first_line(exc).rstrip('.')}."
         )
     return lambda feeds: evaluate(model, feeds), (note,)
 
