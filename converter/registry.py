@@ -27,6 +27,7 @@ from edge_agent.contract.errors import ConfigError, LinkError
 if TYPE_CHECKING:
     from converter.convert import Built
 
+MODEL_BYTES_MAX: Final = 2 * 1024**3  # of all files of a model; an ONNX file has no more
 FOLDER: Final = "edge"  # of the artifacts that are logged
 _BY_ALIAS: Final = re.compile(r"models:/+(?P<name>[^/@]+)@(?P<alias>[^/@]+)")
 _BY_VERSION: Final = re.compile(r"models:/+(?P<name>[^/@]+)/(?P<version>\d+)")
@@ -155,6 +156,10 @@ def _resolved(uri: str) -> Origin:
 
 
 def _download(mlflow: Any, uri: str, folder: str) -> str:
+    """Download what is no larger than a model can be; a store that tells no sizes is believed."""
+    listed = mlflow.artifacts.list_artifacts(artifact_uri=uri)
+    if (size := sum(entry.file_size or 0 for entry in listed)) > MODEL_BYTES_MAX:
+        raise ConfigError(f"{uri}: has {size >> 20} MiB, {MODEL_BYTES_MAX >> 20} are allowed")
     return str(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=folder))
 
 

@@ -27,7 +27,7 @@ from sklearn.linear_model import LogisticRegression
 from converter import build
 from converter.order import Order, carry_out
 from converter.recipe import Recipe, load_recipe
-from converter.registry import fetched
+from converter.registry import MODEL_BYTES_MAX, fetched
 from edge_agent.contract.bundle import read_bundle
 from edge_agent.contract.errors import ConfigError
 
@@ -195,6 +195,16 @@ def test_what_is_not_there_is_said(server: Server) -> None:
         build(server.recipe("models:/level@nobody"))
     with pytest.raises(ConfigError, match="name the model file"):
         build(server.recipe(f"runs:/{server.run_id}/files"))
+
+
+def test_what_is_too_large_is_not_downloaded(server: Server) -> None:
+    artifacts = server.folder / "artifacts" / "0" / server.run_id / "artifacts"
+    (artifacts / "huge").mkdir(parents=True)
+    with (artifacts / "huge" / "model.skops").open("wb") as file:
+        file.truncate(MODEL_BYTES_MAX + 1)  # sparse: it takes no room
+    uri = f"runs:/{server.run_id}/huge"
+    with pytest.raises(ConfigError, match="2048 are allowed"), fetched(uri):
+        pass
 
 
 @pytest.mark.parametrize(

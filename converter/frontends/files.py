@@ -65,7 +65,7 @@ _PICKLES: Final = (".joblib", ".pkl", ".pickle")
 def load_estimator(
     path: Path, *, trust: tuple[str, ...], consent_pickle: bool
 ) -> tuple[Any, tuple[str, ...]]:
-    """The estimator in a file, and notes about versions.
+    """The estimator in a file, and notes about versions. Other warnings pass.
 
     Args:
         path: the file.
@@ -94,6 +94,9 @@ def load_estimator(
         for w in caught
         if isinstance(w.message, InconsistentVersionWarning)
     }
+    for w in caught:
+        if not isinstance(w.message, InconsistentVersionWarning):
+            warnings.warn_explicit(w.message, w.category, w.filename, w.lineno)
     return estimator, tuple(sorted(versions))
 
 
