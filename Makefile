@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test lint bench clean broker
+.PHONY: help demo test lint bench bench-convert coverage-matrix clean broker
 .DELETE_ON_ERROR:
 
 help:
@@ -11,6 +11,8 @@ help:
 	@echo "make test    every test, against real brokers"
 	@echo "make lint    ruff, mypy and the import arrows"
 	@echo "make bench   latency of a reading's way on this machine, kept in benchmarks/results/"
+	@echo "make bench-convert  speed and memory of converted models, and which form wins"
+	@echo "make coverage-matrix  every estimator of scikit-learn through the converter: benchmarks/COVERAGE.md"
 	@echo "make clean   remove what these made"
 
 demo: .venv/.demo broker
@@ -27,6 +29,12 @@ lint: .venv/.dev
 
 bench: .venv/.demo
 	$(BIN)/python benchmarks/keep.py bench $(BIN)/python benchmarks/hot_path.py
+
+bench-convert: .venv/.demo
+	$(BIN)/python benchmarks/keep.py bench-convert $(BIN)/python benchmarks/convert.py
+
+coverage-matrix: .venv/.demo
+	$(BIN)/python benchmarks/keep.py coverage_matrix $(BIN)/python benchmarks/coverage_matrix.py
 
 clean:
 	rm -rf .venv build dist demo-out .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
+
+import numpy as np
 
 from converter.data import Validation, read_validation
 from converter.features import WindowFeatures
 from converter.frontends import Answers, Imported, import_model
 from converter.recipe import Recipe
+from converter.remarks import remarks
 from converter.truth import Truth, require_every, true_classes, true_targets
 from edge_agent.arrays import F32
 from edge_agent.contract.errors import ConfigError
@@ -43,6 +46,13 @@ class Case:
         return self.validation.windows
 
     @property
+    def longest_recording(self) -> slice:
+        """Which windows are those of the recording that has most."""
+        edges = np.append(self.validation.begins, len(self.windows))
+        longest = int(np.diff(edges).argmax())
+        return slice(int(edges[longest]), int(edges[longest + 1]))
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What the author should know about model and data."""
         return self.imported.notes + self.validation.notes + self._unvoted()
@@ -62,14 +72,19 @@ class Case:
         return (note,)
 
 
-def open_case(recipe: Recipe) -> Case:
+def open_case(recipe: Recipe, notes: tuple[str, ...] = ()) -> Case:
     """Read data and model, and ask the original model.
+
+    Args:
+        recipe: its paths are usable from here.
+        notes: what is known of the model already.
 
     Raises:
         ConfigError: either cannot be used, or they do not fit each other.
     """
     validation = read_validation(recipe.data, recipe.plain_channels, recipe.window_spec)
-    imported = _import(recipe)
+    with remarks() as said:
+        imported = _import(recipe)
     labels = _labels(recipe, imported)
     if imported.task == "regression":
         targets = sum(output.width for output in imported.outputs if output.role == "value")
@@ -78,8 +93,23 @@ def open_case(recipe: Recipe) -> Case:
         truth = true_classes(validation, imported.task, labels, own=imported.labels)
         if truth is not None and imported.task == "classification":
             require_every(truth, labels)
-    original = imported.original(validation.windows)
+    with remarks() as answering:
+        original = _ask(imported, validation)
+    said = [text for text in dict.fromkeys(said + answering) if text not in imported.notes]
+    imported = replace(imported, notes=(*notes, *imported.notes, *said))
     return Case(recipe, imported, labels, validation, original, truth)
+
+
+def _ask(imported: Imported, validation: Validation) -> Answers:
+    """What the original answers; a model with states begins anew with every recording."""
+    if not imported.states:
+        return imported.original(validation.windows)
+    recordings = np.split(validation.windows, validation.begins[1:])
+    parts = [imported.original(windows) for windows in recordings]
+    scores = np.concatenate([part.scores for part in parts])
+    if imported.task == "regression":
+        return Answers(None, scores)
+    return Answers(np.concatenate([p.labels for p in parts if p.labels is not None]), scores)
 
 
 def _import(recipe: Recipe) -> Imported:
@@ -96,6 +126,7 @@ def _import(recipe: Recipe) -> Imported:
         features=features,
         trust=recipe.trust,
         consent_pickle=recipe.allow_pickle,
+        model_io=recipe.model_io.resolved(recipe.labels),
     )
 
 

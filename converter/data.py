@@ -7,7 +7,7 @@ the label of its last reading.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -36,6 +36,7 @@ class Validation:
         unit: what ``ends`` counts: ``line`` (from 1), ``reading`` or ``window`` (from 0).
         classes: names that whole-number labels are an index into; mostly empty.
         notes: what is odd about the data, as sentences.
+        begins: the first window of each recording that has any, rising from 0.
     """
 
     windows: F32
@@ -44,6 +45,7 @@ class Validation:
     unit: str
     classes: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    begins: NDArray[np.int64] = field(default_factory=lambda: np.zeros(1, np.int64))
 
 
 def read_validation(
@@ -75,9 +77,9 @@ def _cut(readings: Readings, window: WindowSpec, path: Path) -> Validation:
     """Cut windows as the device does: the first at ``length`` readings, then every ``hop``."""
     length, hop = window.length, window.hop
     pairs = zip(readings.bounds[:-1], readings.bounds[1:], strict=True)
-    starts = np.concatenate(
-        [np.empty(0, np.int64), *(np.arange(a, b - length + 1, hop) for a, b in pairs)]
-    )
+    recordings = [np.arange(a, b - length + 1, hop) for a, b in pairs]
+    starts = np.concatenate([np.empty(0, np.int64), *recordings])
+    counts = np.array([found.size for found in recordings if found.size], np.int64)
     if (size := starts.size * length * readings.values.shape[1] * 4) > WINDOW_BYTES_MAX:
         raise ConfigError(
             f"{path}: {starts.size} windows would take {size >> 20} MiB of memory, "
@@ -88,6 +90,7 @@ def _cut(readings: Readings, window: WindowSpec, path: Path) -> Validation:
         windows=readings.values[starts[:, None] + np.arange(length)],
         truth=None if readings.truth is None else readings.truth[last],
         ends=readings.places[last],
+        begins=np.cumsum(counts) - counts,
         unit=readings.unit,
         classes=readings.classes,
     )

@@ -37,7 +37,12 @@ def shake(windows: F32) -> F32:
 
 
 def choose_golden(
-    windows: F32, original: Answers, converted: Answers, shaken: Answers
+    windows: F32,
+    original: Answers,
+    converted: Answers,
+    shaken: Answers,
+    *,
+    recording: slice | None = None,
 ) -> tuple[Indices, float]:
     """Choose golden windows and the tolerance that they need.
 
@@ -46,6 +51,8 @@ def choose_golden(
         original: the original model's answers to them.
         converted: those of the form in the bundle.
         shaken: the same form's answers to :func:`shake` of the windows.
+        recording: of a model with states: consecutive windows from a state of zeros. The vectors
+            are the first of them.
 
     Returns:
         Indices of the windows, and the absolute tolerance of a score or value: four times the
@@ -65,16 +72,18 @@ def choose_golden(
             f"only {count} validation windows are answered as the original model does, "
             f"{GOLDEN_MIN} are needed as golden vectors: give more validation data"
         )
+    affordable = max(GOLDEN_MIN, min(GOLDEN_MAX, GOLDEN_BYTES // windows[0].nbytes))
+    if recording is not None:
+        chosen = _run_of(usable, recording, affordable)
+        return chosen, _tolerance(error[chosen], sway[chosen], scale)
     calm = (error <= np.quantile(error[usable], 0.9)) & (
         sway <= max(float(np.median(sway[usable])), _ATOL_MIN * scale)
     )
     pool = np.flatnonzero(usable & calm)
     if len(pool) < GOLDEN_MIN:
         pool = np.flatnonzero(usable)
-    affordable = GOLDEN_BYTES // windows[0].nbytes
-    chosen = _varied(pool, original, max(GOLDEN_MIN, min(GOLDEN_MAX, affordable)))
-    needed = max(4 * float(error[chosen].max()), float(sway[chosen].max()))
-    return chosen, min(max(needed, _ATOL_MIN * scale), _ATOL_MAX * scale)
+    chosen = _varied(pool, original, affordable)
+    return chosen, _tolerance(error[chosen], sway[chosen], scale)
 
 
 def pack_golden(
@@ -91,6 +100,25 @@ def pack_golden(
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)  # type: ignore[arg-type]  # numpy types an option after the arrays
     return buffer.getvalue(), Golden(count=len(chosen), atol=float(f"{atol:.3g}"), rtol=1e-5)
+
+
+def _run_of(usable: Mask, recording: slice, count: int) -> Indices:
+    """The first windows of a recording, up to one that is not answered as the original does."""
+    places = np.arange(recording.start, recording.stop)[:count]
+    bad = np.flatnonzero(~usable[places])
+    chosen = places[: bad[0]] if bad.size else places
+    if len(chosen) < GOLDEN_MIN:
+        raise BundleError(
+            f"the longest recording begins with {len(chosen)} windows that are answered as the "
+            f"original model does, {GOLDEN_MIN} are needed as golden vectors of a model with "
+            "states: give longer recordings"
+        )
+    return chosen
+
+
+def _tolerance(error: NDArray[np.float64], sway: NDArray[np.float64], scale: float) -> float:
+    needed = max(4 * float(error.max()), float(sway.max()))
+    return min(max(needed, _ATOL_MIN * scale), _ATOL_MAX * scale)
 
 
 def _varied(pool: Indices, original: Answers, count: int) -> Indices:

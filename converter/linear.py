@@ -41,12 +41,12 @@ from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.svm import LinearSVC, LinearSVR
 
 from converter.graph import Graph
-from converter.heads import Head, argmax_label
+from converter.heads import Head, above_label, argmax_label, both_sides, normalized
 from converter.transforms import centre
-from edge_agent.contract.errors import ConfigError
 
 F64 = NDArray[np.float64]
 
+_EXP_LOWEST: Final = -745.0  # the exponential of less is 0 in float64
 _ACTIVATIONS: Final = {"relu": "Relu", "tanh": "Tanh", "logistic": "Sigmoid"}
 
 
@@ -78,7 +78,9 @@ def _probabilities(graph: Graph, x: str, weights: F64, bias: F64) -> str:
 
 
 def _softmax_classifier(estimator: Any, graph: Graph, x: str) -> Head:
-    return Head(_probabilities(graph, x, *_columns(estimator)))
+    weights, bias = _columns(estimator)
+    decision = layer(graph, x, weights, bias)
+    return Head(_probabilities(graph, x, weights, bias), decision=decision)
 
 
 def _decision_classifier(estimator: Any, graph: Graph, x: str) -> Head:
@@ -90,20 +92,34 @@ def _decision_classifier(estimator: Any, graph: Graph, x: str) -> Head:
 
 def _sgd_classifier(estimator: Any, graph: Graph, x: str) -> Head:
     """One-versus-rest probabilities saturate, so the label comes from the decision values."""
-    if estimator.loss == "modified_huber":
-        raise ConfigError(
-            "SGDClassifier with loss='modified_huber' has no ONNX form here: fit it with "
-            "loss='log_loss' or 'hinge'"
-        )
-    if estimator.loss != "log_loss":
+    if estimator.loss not in {"log_loss", "modified_huber"}:
         return _decision_classifier(estimator, graph, x)
     weights, bias = _columns(estimator)
-    if weights.shape[1] == 1:
-        return Head(_probabilities(graph, x, weights, bias))
+    count = weights.shape[1]
     decision = layer(graph, x, weights, bias)
-    each = graph.add("Sigmoid", decision)
-    total = graph.add("ReduceSum", each, graph.constant([1], np.int64))
-    return Head(graph.add("Div", each, total), argmax_label(graph, decision))
+    if estimator.loss == "modified_huber":
+        bounded = graph.add("Clip", decision, graph.constant(-1.0), graph.constant(1.0))
+        half = graph.constant(0.5)
+        share = graph.add("Add", graph.add("Mul", bounded, half), half)
+        if count == 1:
+            return Head(both_sides(graph, share), above_label(graph, decision), decision=decision)
+        shares = normalized(graph, share, count)
+        return Head(shares, argmax_label(graph, decision), decision=decision)
+    if count == 1:
+        return Head(_probabilities(graph, x, weights, bias), decision=decision)
+    return Head(_sigmoid_shares(graph, decision), argmax_label(graph, decision), decision=decision)
+
+
+def _sigmoid_shares(graph: Graph, decision: str) -> str:
+    """Sigmoids of decisions (N, K), divided by their sum.
+
+    As the softmax of their logarithms, so that float32 holds what would underflow there and does
+    not in the original's float64. Where that underflows as well, all classes share.
+    """
+    logs = graph.add("Neg", graph.add("Softplus", graph.add("Neg", decision)))
+    best = graph.add("ReduceMax", decision, graph.constant([1], np.int64))
+    lost = graph.add("Less", best, graph.constant(_EXP_LOWEST))
+    return graph.add("Softmax", graph.add("Where", lost, graph.constant(0.0), logs), axis=1)
 
 
 def _regressor(estimator: Any, graph: Graph, x: str) -> Head:

@@ -13,31 +13,37 @@ regressor; (N, 1) of an outlier detector, minus its ``decision_function``.
 
 from __future__ import annotations
 
-from typing import Any
+import importlib
+from collections.abc import Callable
+from typing import Any, Final
 
 import numpy as np
 from sklearn.compose import ColumnTransformer
-from sklearn.ensemble import (
-    StackingClassifier,
-    StackingRegressor,
-    VotingClassifier,
-    VotingRegressor,
-)
 from sklearn.model_selection._search import BaseSearchCV
 from sklearn.pipeline import FeatureUnion, Pipeline
 from sklearn.preprocessing import FunctionTransformer
 
+from converter.bayes import BAYES
+from converter.boosting import BOOSTED
+from converter.committees import COMMITTEES
+from converter.encoders import ENCODERS
 from converter.fallback import foreign_head, foreign_transform
+from converter.gaussian_process import GAUSSIAN
 from converter.graph import Graph
-from converter.heads import Head, score_method
+from converter.heads import Head
+from converter.kernels import KERNEL_HEADS, KERNEL_TRANSFORMS
 from converter.linear import LINEAR
 from converter.neighbours import NEIGHBOURS
+from converter.reductions import REDUCTIONS
 from converter.svm import SVMS
+from converter.targets import TARGETS
 from converter.transforms import TRANSFORMS
 from converter.trees import TREES
 from edge_agent.contract.errors import ConfigError
 
-HEADS = {**LINEAR, **NEIGHBOURS, **SVMS, **TREES}
+HEADS = {**BAYES, **GAUSSIAN, **KERNEL_HEADS, **LINEAR, **NEIGHBOURS, **SVMS, **TREES}
+STEPS = {**ENCODERS, **KERNEL_TRANSFORMS, **TRANSFORMS}
+MADE_OF_OTHERS = {**BOOSTED, **COMMITTEES, **REDUCTIONS, **TARGETS}
 
 
 def lower_head(estimator: Any, graph: Graph, x: str) -> Head:
@@ -59,8 +65,11 @@ def lower_head(estimator: Any, graph: Graph, x: str) -> Head:
         return lower_head(estimator.best_estimator_, graph, x)
     if hasattr(estimator, "onnx_form"):
         return Head(estimator.onnx_form(graph, x))
-    if own := HEADS.get(type(estimator)) or _COMMITTEES.get(type(estimator)):
+    kind = type(estimator)
+    if own := HEADS.get(kind) or _of_library(kind):
         return own(estimator, graph, x)
+    if made := MADE_OF_OTHERS.get(kind):
+        return made(estimator, graph, x, lower_head)
     _require_known(estimator)
     return foreign_head(estimator, graph, x)
 
@@ -81,7 +90,7 @@ def lower_transform(step: Any, graph: Graph, x: str) -> str:
         return x
     if hasattr(step, "onnx_form"):
         return str(step.onnx_form(graph, x))
-    if own := _UNIONS.get(type(step)) or TRANSFORMS.get(type(step)):
+    if own := _UNIONS.get(type(step)) or STEPS.get(type(step)):
         return own(step, graph, x)
     _require_known(step)
     return foreign_transform(step, graph, x)
@@ -119,53 +128,20 @@ def _by_columns(union: Any, graph: Graph, x: str) -> str:
     return graph.add("Concat", *parts, axis=1) if len(parts) > 1 else parts[0]
 
 
-def _voting(estimator: Any, graph: Graph, x: str) -> Head:
-    """The weighted mean of the members' probabilities or values."""
-    if getattr(estimator, "voting", "soft") == "hard":
-        raise ConfigError(
-            "VotingClassifier with voting='hard' gives no score for each class: use voting='soft'"
-        )
-    kept = [member for _, member in estimator.estimators]
-    weights = [1.0] * len(kept) if estimator.weights is None else list(estimator.weights)
-    used = [weight for member, weight in zip(kept, weights, strict=True) if member != "drop"]
-    parts = []
-    notes: list[str] = []
-    for member, weight in zip(estimator.estimators_, used, strict=True):
-        head = lower_head(member, graph, x)
-        parts.append(graph.add("Mul", head.scores, graph.constant(weight / sum(used))))
-        notes += head.notes
-    return Head(graph.add("Sum", *parts), notes=tuple(notes))
-
-
-def _stacking(estimator: Any, graph: Graph, x: str) -> Head:
-    """The final estimator on the members' scores, and on the inputs with passthrough."""
-    parts = []
-    notes: list[str] = []
-    for member, method in zip(estimator.estimators_, estimator.stack_method_, strict=True):
-        head = lower_head(member, graph, x)
-        notes += head.notes
-        scores = head.scores
-        if isinstance(estimator, StackingClassifier):
-            if method != score_method(member):
-                raise ConfigError(
-                    f"StackingClassifier with stack_method={method!r} for "
-                    f"{type(member).__name__} has no ONNX form: fit it with stack_method='auto'"
-                )
-            if len(estimator.classes_) == 2:
-                scores = graph.add("Gather", scores, graph.constant([1], np.int64), axis=1)
-        parts.append(scores)
-    parts += [x] if estimator.passthrough else []
-    final = lower_head(estimator.final_estimator_, graph, graph.add("Concat", *parts, axis=1))
-    return Head(final.scores, final.label, (*notes, *final.notes))
-
-
 _UNIONS = {FeatureUnion: _union, ColumnTransformer: _by_columns}
-_COMMITTEES = {
-    VotingClassifier: _voting,
-    VotingRegressor: _voting,
-    StackingClassifier: _stacking,
-    StackingRegressor: _stacking,
-}
+
+
+_LIBRARIES: Final = frozenset({"xgboost", "lightgbm", "catboost"})
+
+
+def _of_library(kind: type) -> Callable[[Any, Graph, str], Head] | None:
+    """The form of a boosting library's own estimators, which needs its package."""
+    library = kind.__module__.partition(".")[0]
+    if library not in _LIBRARIES:
+        return None
+    form: Callable[[Any, Graph, str], Head]
+    form = importlib.import_module(f"converter.frontends.{library}").lower_estimator
+    return form
 
 
 def _require_known(estimator: Any) -> None:

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Final
@@ -23,9 +23,10 @@ from typing import Final
 import msgspec
 import numpy as np
 
+from converter.profile import Profile
 from edge_agent.arrays import F32
 from edge_agent.contract.errors import ConfigError, InferenceError
-from edge_agent.contract.manifest import Figures, Output
+from edge_agent.contract.manifest import Figures, Output, State
 from edge_agent.infer import Engine
 
 ROUNDS: Final = 3
@@ -34,6 +35,12 @@ _WARM_UP_N: Final = 50
 _RUN_N_MIN, _RUN_N_MAX = 100, 5_000
 _RUN_NS_MAX: Final = 250_000_000
 _WINDOWS_N_MAX: Final = 256
+# An ONNX file (opset 18) of one node: window (N, 1, 1) > Flatten > value (N, 1).
+_TINY: Final = (
+    b'\x08\t:b\n%\n\x06window\x12\x05value"\x07Flatten*\x0b\n\x04axis\x18\x01\xa0\x01\x02\x12\x00'
+    b"Z\x1d\n\x06window\x12\x13\n\x11\x08\x01\x12\r\n\x03\x12\x01N\n\x02\x08\x01\n\x02\x08\x01b\x18\n"
+    b"\x05value\x12\x0f\n\r\x08\x01\x12\t\n\x03\x12\x01N\n\x02\x08\x01B\x04\n\x00\x10\x12"
+)
 
 
 class Measured(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,10 +49,14 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         machine: what the figures were measured on.
         figures: by the SHA-256 of the ONNX file.
+        untried: names of forms that time did not allow to build.
+        profiles: of the form in the bundle, by the SHA-256 of the ONNX file.
     """
 
     machine: str
     figures: dict[str, Figures]
+    untried: tuple[str, ...] = ()
+    profiles: dict[str, Profile] = {}
 
 
 def measure(
@@ -53,7 +64,9 @@ def measure(
     windows: F32,
     outputs: Sequence[Output],
     *,
+    states: Sequence[State] = (),
     known: Measured | None = None,
+    contenders: Callable[[Mapping[str, Figures]], Collection[str]] = lambda figures: figures,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Measured:
     """Measure every model that ``known`` has no figures of.
@@ -62,7 +75,10 @@ def measure(
         models: ONNX bytes by name.
         windows: (n, length, channels), fed in turn.
         outputs: the tensors that the agent binds.
+        states: what it hands from one window to the next.
         known: earlier figures; those of another machine do not count.
+        contenders: told the figures of the first round by name; names those for which it matters
+            to measure them in the other rounds too.
         progress: told what is measured next.
 
     Raises:
@@ -72,11 +88,16 @@ def measure(
     found = known.figures if known is not None and known.machine == here else {}
     wanted = {_digest(model): (name, model) for name, model in models.items()}
     rounds: dict[str, list[Figures]] = {key: [] for key in wanted if key not in found}
+    again = set(rounds)
     for number in range(ROUNDS):
-        for key, results in rounds.items():
+        for key in (key for key in rounds if key in again):
             name, model = wanted[key]
             progress(f"measuring {name} ({number + 1} of {ROUNDS})")
-            results.append(_in_child(model, windows, outputs))
+            rounds[key].append(_in_child(model, windows, outputs, states))
+        if number == 0:
+            first = found | {key: results[0] for key, results in rounds.items()}
+            chosen = contenders({name: first[_digest(model)] for name, model in models.items()})
+            again &= {_digest(models[name]) for name in chosen}
     fresh = {key: _quietest(results) for key, results in rounds.items()}
     return Measured(machine=here, figures={key: (found | fresh)[key] for key in sorted(wanted)})
 
@@ -118,15 +139,19 @@ def main() -> None:
     model = (folder / "model.onnx").read_bytes()
     windows: F32 = np.load(folder / "windows.npy", allow_pickle=False)
     outputs = msgspec.json.decode((folder / "outputs.json").read_bytes(), type=list[Output])
-    sys.stdout.buffer.write(msgspec.json.encode(_measure_here(model, windows, outputs)))
+    states = msgspec.json.decode((folder / "states.json").read_bytes(), type=list[State])
+    sys.stdout.buffer.write(msgspec.json.encode(_measure_here(model, windows, outputs, states)))
 
 
-def _measure_here(model: bytes, windows: F32, outputs: Sequence[Output]) -> Figures:
+def _measure_here(
+    model: bytes, windows: F32, outputs: Sequence[Output], states: Sequence[State]
+) -> Figures:
     """Measure in this process, which must not have loaded a model before."""
     _, length, channels = windows.shape
+    _warm_up_onnxruntime()
     rss_before = _rss_bytes()
     start = time.perf_counter_ns()
-    engine = Engine(model, length=length, channels=channels, outputs=outputs)
+    engine = Engine(model, length=length, channels=channels, outputs=outputs, states=states)
     load_ns = time.perf_counter_ns() - start
     engine.run(windows[0])
     rss_after = _rss_bytes()
@@ -152,12 +177,21 @@ def _measure_here(model: bytes, windows: F32, outputs: Sequence[Output]) -> Figu
     )
 
 
-def _in_child(model: bytes, windows: F32, outputs: Sequence[Output]) -> Figures:
+def _warm_up_onnxruntime() -> None:
+    """Run the smallest model there is: what onnxruntime itself needs is no model's memory."""
+    output = Output(name="value", role="value", width=1)
+    Engine(_TINY, length=1, channels=1, outputs=(output,)).run(np.zeros((1, 1), np.float32))
+
+
+def _in_child(
+    model: bytes, windows: F32, outputs: Sequence[Output], states: Sequence[State]
+) -> Figures:
     try:
         with tempfile.TemporaryDirectory(prefix="edge-convert-") as name:
             folder = Path(name)
             (folder / "model.onnx").write_bytes(model)
             (folder / "outputs.json").write_bytes(msgspec.json.encode(list(outputs)))
+            (folder / "states.json").write_bytes(msgspec.json.encode(list(states)))
             np.save(folder / "windows.npy", windows[:_WINDOWS_N_MAX])
             command = [sys.executable, "-m", "converter.measure", name]
             done = subprocess.run(command, capture_output=True, timeout=CHILD_S_MAX, check=True)

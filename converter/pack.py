@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import platform
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Final
@@ -15,8 +16,10 @@ import onnx
 from numpy.typing import NDArray
 
 from converter.case import Case
+from converter.frontends import Imported
 from converter.golden import choose_golden, pack_golden, shake
 from converter.parity import Outcome, answer_all
+from converter.profile import Profile
 from converter.report import Report, make_report
 from edge_agent import __version__
 from edge_agent.contract.bundle import Bundle, pack_bundle, parse_bundle
@@ -26,23 +29,49 @@ from edge_agent.contract.reference import Histogram, Reference, encode_reference
 from edge_agent.infer import engine_of, golden_fault
 
 FEATURES_MAX: Final = 1024
+STATES_AGENT_MIN: Final = "0.2.0"  # the first agent that carries states
 _PACKAGES: Final = ("numpy", "onnx", "onnxruntime", "scikit-learn", "scipy", "skl2onnx", "skops")
 _BINS: Final = 10
 
 
-def pack(case: Case, outcome: Outcome) -> tuple[bytes, Report]:
-    """The bytes of a bundle around the chosen form, and the report in it.
+@dataclass(frozen=True)
+class Packed:
+    """A bundle file, and what its members say."""
+
+    data: bytes
+    report: Report
+    reference: Reference
+
+
+def pack(case: Case, outcome: Outcome, profile: Profile) -> Packed:
+    """A bundle around the chosen form.
+
+    Args:
+        case: the model and its validation data.
+        outcome: the forms, one of them chosen.
+        profile: of the chosen one.
 
     Raises:
         BundleError: too few validation windows can serve as golden vectors.
         ConfigError: a source file has become unreadable.
     """
     recipe, imported, winner = case.recipe, case.imported, outcome.winner
-    shaken = answer_all(winner.model, shake(case.windows), imported.outputs, imported.task)
-    chosen, atol = choose_golden(case.windows, case.original, winner.answers, shaken)
+    shaken = answer_all(
+        winner.model,
+        shake(case.windows),
+        imported.outputs,
+        imported.task,
+        states=imported.states,
+        begins=case.validation.begins,
+    )
+    recording = case.longest_recording if imported.states else None
+    chosen, atol = choose_golden(
+        case.windows, case.original, winner.answers, shaken, recording=recording
+    )
     vectors, golden = pack_golden(case.windows, case.original, imported.outputs, chosen, atol)
-    source = _provenance(Path(recipe.model), Path(recipe.data.path), imported.estimator)
-    report = make_report(case, outcome, golden, source)
+    source = _provenance(Path(recipe.model), Path(recipe.data.path), imported)
+    report = make_report(case, outcome, golden, source, profile)
+    reference = _reference(case)
     manifest = Manifest(
         schema_version=SCHEMA_VERSION,
         name=recipe.name,
@@ -52,21 +81,22 @@ def pack(case: Case, outcome: Outcome) -> tuple[bytes, Report]:
         channels=recipe.plain_channels,
         window=recipe.window_spec,
         outputs=imported.outputs,
+        states=imported.states,
         decide=recipe.decide,
         variants=outcome.variants,
         golden=golden,
-        opsets=_opsets(winner.model),
-        agent_min=recipe.agent_min,
+        opsets=opsets_of(winner.model),
+        agent_min=_agent_min(case),
         provenance=source,
         files={},
     )
     members = {
         "model.onnx": winner.model,
         "golden.npz": vectors,
-        "reference.json": encode_reference(_reference(case)),
+        "reference.json": encode_reference(reference),
         "report.json": msgspec.json.encode(report, order="sorted"),
     }
-    return pack_bundle(manifest, members), report
+    return Packed(pack_bundle(manifest, members), report, reference)
 
 
 def prove(data: bytes) -> Bundle:
@@ -92,25 +122,34 @@ def require_golden(bundle: Bundle) -> None:
         raise BundleError(f"the bundle does not answer as the original model: {fault}")
 
 
-def _provenance(model: Path, data: Path, estimator: str) -> Provenance:
+def _agent_min(case: Case) -> str:
+    """The oldest agent that the recipe allows, and that knows what the model needs."""
+    said = case.recipe.agent_min
+    if not case.imported.states:
+        return said
+    return max(said, STATES_AGENT_MIN, key=lambda text: tuple(map(int, text.split("."))))
+
+
+def _provenance(model: Path, data: Path, imported: Imported) -> Provenance:
     """Digests of the source files and versions of everything that shapes the result.
 
     Raises:
         ConfigError: a file cannot be read.
     """
+    packages = (*_PACKAGES, *imported.packages)
     return Provenance(
         model_sha256=_file_digest(model),
         data_sha256=_file_digest(data),
-        estimator=estimator,
+        estimator=imported.estimator,
         packages={
             "edge-agent": __version__,
             "python": platform.python_version(),
-            **{name: found for name in _PACKAGES if (found := _version(name))},
+            **{name: found for name in packages if (found := _version(name))},
         },
     )
 
 
-def _opsets(model: bytes) -> dict[str, int]:
+def opsets_of(model: bytes) -> dict[str, int]:
     """The operator sets that an ONNX file needs, by domain."""
     imports = onnx.load_from_string(model).opset_import
     return {entry.domain or "ai.onnx": entry.version for entry in imports}

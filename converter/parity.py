@@ -16,11 +16,12 @@ from converter.recipe import Aim, QuantizeRecipe
 from converter.truth import Classes, Targets, Truth
 from edge_agent.arrays import F32
 from edge_agent.contract.errors import BundleError, InferenceError
-from edge_agent.contract.manifest import Figures, Output, Parity, Task, Variant
+from edge_agent.contract.manifest import Figures, Output, Parity, State, Task, Variant
 from edge_agent.infer import Engine
 
 FLOAT32: Final = "float32"
-GAIN_MIN: Final = 0.2  # an int8 form answers a little differently on every window: it must pay
+GAIN_MIN: Final = 0.2  # another form answers a little differently on every window: it must pay
+TIE: Final = 0.1  # timings differ that much from one measurement to the next
 
 Metric = Literal["accuracy", "r2", "agreement"]
 
@@ -85,24 +86,51 @@ def judge(case: Case, model: bytes) -> Judged:
     Raises:
         InferenceError: it cannot be loaded or run, or a score is not finite.
     """
-    answers = answer_all(model, case.windows, case.imported.outputs, case.imported.task)
+    imported = case.imported
+    answers = answer_all(
+        model,
+        case.windows,
+        imported.outputs,
+        imported.task,
+        states=imported.states,
+        begins=case.validation.begins,
+    )
     parity = compare(case.original, answers, case.truth, case.imported.task)
     return Judged(model, answers, parity)
 
 
-def answer_all(model: bytes, windows: F32, outputs: Sequence[Output], task: Task) -> Answers:
+def answer_all(
+    model: bytes,
+    windows: F32,
+    outputs: Sequence[Output],
+    task: Task,
+    *,
+    states: Sequence[State] = (),
+    begins: Classes | None = None,
+) -> Answers:
     """What an ONNX model answers, one window at a time as on the device.
+
+    Args:
+        model: ONNX bytes.
+        windows: (n, length, channels).
+        outputs: the tensors that hold the answer.
+        task: what it answers.
+        states: what it hands from one window to the next.
+        begins: the windows before which the states are zeros; by default the first.
 
     Raises:
         InferenceError: it cannot be loaded or run, or a score is not finite.
     """
     count, length, channels = windows.shape
-    engine = Engine(model, length=length, channels=channels, outputs=outputs)
+    engine = Engine(model, length=length, channels=channels, outputs=outputs, states=states)
+    anew = frozenset() if begins is None else frozenset(begins.tolist())
     by_role = {output.role: output for output in outputs}
     main = by_role["value" if task == "regression" else "scores"]
     scores = np.empty((count, main.width), np.float64)
     labels = np.empty(count, np.int64) if "label" in by_role else None
     for number, window in enumerate(windows):
+        if number in anew:
+            engine.reset()
         engine.run(window)
         scores[number] = engine.outputs[main.name][0]
         if labels is not None:
@@ -183,9 +211,9 @@ def choose(
 ) -> tuple[Variant, ...]:
     """Say of each form whether it goes into the bundle, and why.
 
-    float32 stays unless an int8 form saves at least a fifth at the aim. The budget of such a form
-    also bounds the share of labels that change: an accuracy can stay while answers change both
-    ways.
+    float32 stays unless another form saves at least a fifth at the aim. Of several that are within
+    a tenth of the best of them the most faithful one is taken. The budget of such a form also
+    bounds the share of labels that change: an accuracy can stay while answers change both ways.
 
     Args:
         judged: by name of the form; :data:`FLOAT32` is one of them.
@@ -195,9 +223,11 @@ def choose(
     aim = settings.aim
     costs = {name: _cost(figures[name], aim) for name in judged}
     base = costs[FLOAT32]
-    excess = {name: _excess(form.parity, settings) for name, form in judged.items()}
-    better = [name for name in judged if not excess[name] and costs[name] < base * (1 - GAIN_MIN)]
-    winner = min(better, key=lambda name: costs[name], default=FLOAT32)
+    over = {name: excess(form.parity, settings) for name, form in judged.items()}
+    better = [name for name in judged if not over[name] and costs[name] < base * (1 - GAIN_MIN)]
+    least = min((costs[name] for name in better), default=base)
+    close = [name for name in better if costs[name] <= least * (1 + TIE)]
+    winner = min(close, key=lambda name: _unfaithful(judged[name].parity), default=FLOAT32)
 
     def why(name: str) -> str:
         figure, best = _said(costs[name], aim), _said(costs[winner], aim)
@@ -205,10 +235,12 @@ def choose(
             return "Chosen: no other form is better." if len(judged) > 1 else "The only form."
         if name == winner:
             return f"Chosen: {figure} where float32 {_said(base, aim)}, within the accuracy budget."
+        if name in close:
+            return f"Not chosen: {figure}, as good as {winner}, which is more faithful."
         if name == FLOAT32 or name in better:
             return f"Not chosen: {figure}, {winner} {best}."
-        if excess[name]:
-            return f"Not chosen: {excess[name]}"
+        if over[name]:
+            return f"Not chosen: {over[name]}"
         return f"Not chosen: {figure}, float32 {_said(base, aim)}: no gain of {GAIN_MIN:.0%}."
 
     return tuple(
@@ -223,7 +255,24 @@ def choose(
     )
 
 
-def _excess(parity: Parity, settings: QuantizeRecipe) -> str:
+def contenders(
+    judged: Mapping[str, Judged], figures: Mapping[str, Figures], settings: QuantizeRecipe
+) -> frozenset[str]:
+    """float32, and the forms that might still be chosen when their figures are measured again."""
+    limit = _cost(figures[FLOAT32], settings.aim) * (1 + TIE)
+    return frozenset(
+        name
+        for name, form in judged.items()
+        if name == FLOAT32
+        or (_cost(figures[name], settings.aim) <= limit and not excess(form.parity, settings))
+    )
+
+
+def _unfaithful(parity: Parity) -> tuple[int, float]:
+    return parity.label_flips, parity.score_error_mean
+
+
+def excess(parity: Parity, settings: QuantizeRecipe) -> str:
     """How a form exceeds the accuracy budget; empty when it does not."""
     loss, loss_max = parity.original - parity.converted, settings.accuracy_loss_max
     if loss > loss_max:

@@ -10,12 +10,14 @@ from typing import Annotated, Final, Literal
 import msgspec
 from msgspec import Meta
 
+from converter.model_io import NOTHING_SAID, ModelIO
 from edge_agent.contract.errors import ConfigError
 from edge_agent.contract.manifest import Channel, DecideSpec, WindowSpec
 from edge_agent.contract.names import name_fault, version_fault
 from edge_agent.settings import Fault, Settings, load_settings
 
 AGENT_MIN: Final = "0.1.0"  # the first agent that reads schema 1
+_MLFLOW: Final = ("models:/", "runs:/")
 _AGENT_VERSION: Final = re.compile(r"\d{1,6}(\.\d{1,6}){0,2}")
 
 Count = Annotated[int, Meta(ge=1)]
@@ -86,15 +88,18 @@ class QuantizeRecipe(Settings, frozen=True, kw_only=True):
     """Which form of the model goes into the bundle.
 
     Attributes:
-        aim: what an int8 form must be better at than float32 to be chosen.
+        aim: what another form must be better at than float32 to be chosen.
         accuracy_loss_max: how much of the metric (1.0 is all) the converted model may lose on the
-            validation data; of an int8 form also the share of labels that may change.
-        int8: False considers float32 only.
+            validation data; of any form but float32 also the share of labels that may change.
+        int8: False considers float32 only, and neither float16 nor thinner trees.
+        build_s_max: seconds for building and comparing the other forms; the report names those
+            that were not tried.
     """
 
     aim: Aim = "latency"
     accuracy_loss_max: Annotated[float, Meta(ge=0, le=1)] = 0.01
     int8: bool = True
+    build_s_max: Positive = 600.0
 
 
 class Recipe(Settings, frozen=True, kw_only=True):
@@ -103,7 +108,8 @@ class Recipe(Settings, frozen=True, kw_only=True):
     Attributes:
         name: of the model, in topics and file names: letters, digits, ``-`` and ``_``.
         version: of the bundle, e.g. ``1.0.0``.
-        model: the trained model: ``.skops``, or ``.joblib``/``.pkl`` with ``allow_pickle``.
+        model: the trained model: ``.skops``, or ``.joblib``/``.pkl`` with ``allow_pickle``; or in
+            MLflow ``models:/NAME@ALIAS``, ``models:/NAME/VERSION`` or ``runs:/RUN_ID/PATH``.
         data: validation data.
         channels: columns of a reading, in the model's order.
         rate_hz: readings per second.
@@ -112,6 +118,7 @@ class Recipe(Settings, frozen=True, kw_only=True):
         labels: names in the order of the model's classes, in place of its own.
         decide: decision defaults of the device.
         quantize: how the form of the model is chosen.
+        model_io: inputs and outputs of a network, where its file leaves them open.
         trust: full names of further types that a ``.skops`` file may contain; loading it then runs
             the code of their modules.
         allow_pickle: consent to run whatever code a pickle file contains.
@@ -130,10 +137,16 @@ class Recipe(Settings, frozen=True, kw_only=True):
     labels: tuple[str, ...] | None = None
     decide: DecideSpec = DecideSpec()
     quantize: QuantizeRecipe = QuantizeRecipe()
+    model_io: ModelIO = NOTHING_SAID
     trust: tuple[str, ...] = ()
     allow_pickle: bool = False
     output: str = "."
     agent_min: str = AGENT_MIN
+
+    @property
+    def in_mlflow(self) -> bool:
+        """Whether the model is fetched from MLflow."""
+        return self.model.startswith(_MLFLOW)
 
     @property
     def channel_names(self) -> tuple[str, ...]:
@@ -181,7 +194,7 @@ def _rooted(recipe: Recipe, folder: Path) -> Recipe:
     data = msgspec.structs.replace(recipe.data, path=str(folder / recipe.data.path))
     return msgspec.structs.replace(
         recipe,
-        model=str(folder / recipe.model),
+        model=recipe.model if recipe.in_mlflow else str(folder / recipe.model),
         data=data,
         output=str(folder / recipe.output),
     )
@@ -195,7 +208,10 @@ def _faults(recipe: Recipe, folder: Path) -> Iterator[Fault]:
         yield Fault("$.version", text)
     if not _AGENT_VERSION.fullmatch(recipe.agent_min):
         yield Fault("$.agent_min", f"{recipe.agent_min!r} is not a version such as {AGENT_MIN}")
-    for field, name in (("model", recipe.model), ("data.path", recipe.data.path)):
+    files = {"data.path": recipe.data.path}
+    if not recipe.in_mlflow:
+        files = {"model": recipe.model} | files
+    for field, name in files.items():
         if not (folder / name).is_file():
             yield Fault(f"$.{field}", f"there is no file {folder / name}")
     if Path(recipe.data.path).suffix.lower() not in {".csv", ".npz"}:

@@ -1,25 +1,21 @@
 """The report: what was built, why this form was chosen, and what it answers differently.
 
-``report.json`` travels in the bundle; the HTML page beside the bundle shows the same on a phone,
-on a screen and in print, without any other file.
+``report.json`` travels in the bundle; :mod:`converter.page` shows the same to people.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Final
 
 import msgspec
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 
 from converter.case import Case
 from converter.data import Validation
 from converter.frontends import Answers
 from converter.parity import Flip, Outcome, flips
-from converter.plots import error_plot, trade_off_plot
+from converter.profile import Profile
 from converter.recipe import Recipe
 from converter.truth import Truth
 from edge_agent.contract.manifest import Golden, Provenance, Task, Variant, WindowSpec
@@ -50,6 +46,25 @@ class PlacedFlip(Flip, frozen=True, kw_only=True):
     place: str
 
 
+class Forecast(msgspec.Struct, frozen=True, kw_only=True):
+    """Resident memory on a device, in bytes; measured in child processes of the build.
+
+    Attributes:
+        agent: the agent without a model.
+        model: what the model adds.
+        running: both.
+        trial: the child process that tries the model before it is taken over, once an update.
+        updating: the most at a time: the agent with this model and a new one of its size, or with
+            one and the trial of the other.
+    """
+
+    agent: int
+    model: int
+    running: int
+    trial: int
+    updating: int
+
+
 class Report(msgspec.Struct, frozen=True, kw_only=True):
     """``report.json``.
 
@@ -67,6 +82,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         class_flips: label flips of the form in the bundle, by the original's label.
         flips: the flips farthest from the border, at most :data:`FLIPS_SHOWN`.
         errors: largest score error of each window with the form in the bundle, by decades.
+        profile: where the time of an answer goes.
     """
 
     name: str
@@ -90,14 +106,30 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     errors: Histogram
     golden: Golden
     provenance: Provenance
+    profile: Profile
 
     @property
     def chosen(self) -> Variant:
         """The variant in the bundle."""
         return next(variant for variant in self.variants if variant.chosen)
 
+    @property
+    def forecast(self) -> Forecast:
+        """What the device's memory will hold."""
+        agent, model = self.profile.agent_bytes, self.chosen.figures.rss_bytes
+        trial = self.profile.engine_bytes + model
+        return Forecast(
+            agent=agent,
+            model=model,
+            running=agent + model,
+            trial=trial,
+            updating=agent + model + max(model, trial),
+        )
 
-def make_report(case: Case, outcome: Outcome, golden: Golden, source: Provenance) -> Report:
+
+def make_report(
+    case: Case, outcome: Outcome, golden: Golden, source: Provenance, profile: Profile
+) -> Report:
     """Collect everything that the report says."""
     recipe, original, converted = case.recipe, case.original, outcome.winner.answers
     changed = flips(original, converted, case.labels)
@@ -124,23 +156,8 @@ def make_report(case: Case, outcome: Outcome, golden: Golden, source: Provenance
         errors=_errors(original, converted),
         golden=golden,
         provenance=source,
+        profile=profile,
     )
-
-
-def render(report: Report) -> str:
-    """The report as one self-contained HTML page."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    plots = {
-        "trade_off": Markup(trade_off_plot(report.variants)),  # noqa: S704 (our own SVG)
-        "errors": Markup(error_plot(report.errors)),  # noqa: S704 (our own SVG)
-    }
-    return environment.get_template("report.html.j2").render(report=report, plots=plots)
 
 
 def _summary(recipe: Recipe, variants: tuple[Variant, ...], task: Task) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from sklearn.svm import SVC, SVR, NuSVC, NuSVR, OneClassSVM
 
 from converter.fallback import foreign_head
 from converter.graph import Graph
-from converter.heads import Head, argmax_label
+from converter.heads import Head, argmax_label, column
 from converter.linear import layer
 from edge_agent.contract.errors import ConfigError
 
@@ -71,9 +71,9 @@ def _pair_weights(estimator: Any) -> F64:
     spans = [slice(end - count, end) for end, count in zip(ends, estimator.n_support_, strict=True)]
     pairs = list(combinations(range(len(spans)), 2))
     weights = np.zeros((dual.shape[1], len(pairs)))
-    for column, (i, j) in enumerate(pairs):
-        weights[spans[i], column] = dual[j - 1, spans[i]]
-        weights[spans[j], column] = dual[i, spans[j]]
+    for pair, (i, j) in enumerate(pairs):
+        weights[spans[i], pair] = dual[j - 1, spans[i]]
+        weights[spans[j], pair] = dual[i, spans[j]]
     return weights
 
 
@@ -84,8 +84,8 @@ def _classifier(estimator: Any, graph: Graph, x: str) -> Head:
     if count == 2:
         weights = np.asarray(estimator.dual_coef_, dtype=np.float64).T
         if estimator.kernel == "linear" and not hasattr(estimator, "predict_proba"):
-            column = np.asarray(estimator.coef_, dtype=np.float64).T
-            return Head(layer(graph, x, column * [-1.0, 1.0], bias * [-1.0, 1.0]))
+            single = np.asarray(estimator.coef_, dtype=np.float64).T
+            return Head(layer(graph, x, single * [-1.0, 1.0], bias * [-1.0, 1.0]))
         weights, bias = weights * [-1.0, 1.0], bias * [-1.0, 1.0]
         raw = _decisions(estimator, graph, x, weights, bias)
         scores, label = graph.cast(raw, np.float32), argmax_label(graph, raw)
@@ -95,7 +95,8 @@ def _classifier(estimator: Any, graph: Graph, x: str) -> Head:
     if hasattr(estimator, "predict_proba"):
         # Pairwise coupling is an iteration inside onnxruntime's operator; only the label is ours.
         foreign = foreign_head(estimator, graph, x)
-        return Head(foreign.scores, label, foreign.notes)
+        decision = column(graph, scores, 1) if count == 2 else scores
+        return Head(foreign.scores, label, foreign.notes, decision)
     return Head(scores, None if count == 2 else label)
 
 

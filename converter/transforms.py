@@ -8,6 +8,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.decomposition import PCA, TruncatedSVD
+from sklearn.feature_extraction.text import TfidfTransformer
 from sklearn.feature_selection import (
     RFE,
     RFECV,
@@ -21,9 +22,18 @@ from sklearn.feature_selection import (
     SequentialFeatureSelector,
     VarianceThreshold,
 )
-from sklearn.preprocessing import MaxAbsScaler, MinMaxScaler, RobustScaler, StandardScaler
+from sklearn.preprocessing import (
+    FunctionTransformer,
+    MaxAbsScaler,
+    MinMaxScaler,
+    Normalizer,
+    RobustScaler,
+    StandardScaler,
+)
 
 from converter.graph import Graph
+from converter.kernels import unit_rows
+from edge_agent.contract.errors import ConfigError
 
 F64 = NDArray[np.float64]
 
@@ -113,8 +123,86 @@ def _svd(svd: Any, graph: Graph, x: str) -> str:
     return graph.add("MatMul", x, graph.constant(svd.components_.T))
 
 
+def _normalize(normalizer: Any, graph: Graph, x: str) -> str:
+    """Rows divided by their norm, in float64 and rounded once."""
+    wide = graph.cast(x, np.float64)
+    if normalizer.norm != "max":
+        name = {"l1": "ReduceL1", "l2": "ReduceL2"}[normalizer.norm]
+        return graph.cast(unit_rows(graph, wide, name), np.float32)
+    largest = graph.add("ReduceMax", graph.add("Abs", wide), graph.constant([1], np.int64))
+    nothing = graph.add("Equal", largest, graph.constant(0.0, np.float64))
+    safe = graph.add("Where", nothing, graph.constant(1.0, np.float64), largest)
+    return graph.cast(graph.add("Div", wide, safe), np.float32)
+
+
+_FUNCTIONS: Final = {
+    np.abs: "Abs",
+    np.cos: "Cos",
+    np.exp: "Exp",
+    np.log: "Log",
+    np.negative: "Neg",
+    np.reciprocal: "Reciprocal",
+    np.sin: "Sin",
+    np.sqrt: "Sqrt",
+    np.tanh: "Tanh",
+}
+
+
+def apply_function(function: Any, graph: Graph, x: str) -> str:
+    """A function of numpy on every value, in float64.
+
+    Raises:
+        ConfigError: it has no ONNX form.
+    """
+    wide = graph.cast(x, np.float64)
+    one = graph.constant(1.0, np.float64)
+    if function is np.log1p:
+        wide = graph.add("Log", graph.add("Add", wide, one))
+    elif function is np.expm1:
+        wide = graph.add("Sub", graph.add("Exp", wide), one)
+    elif function is np.square:
+        wide = graph.add("Mul", wide, wide)
+    elif function in _FUNCTIONS:
+        wide = graph.add(_FUNCTIONS[function], wide)
+    else:
+        known = ", ".join(sorted(f.__name__ for f in (*_FUNCTIONS, np.log1p, np.expm1, np.square)))
+        raise ConfigError(
+            f"FunctionTransformer of {getattr(function, '__name__', function)!r} has no ONNX form: "
+            f"use one of numpy's {known}, or a transformer of your own with onnx_form (see "
+            "converter.lower)"
+        )
+    return graph.cast(wide, np.float32)
+
+
+def _function(step: Any, graph: Graph, x: str) -> str:
+    if step.kw_args:
+        raise ConfigError(
+            "FunctionTransformer with kw_args has no ONNX form: write a transformer of your own "
+            "with onnx_form (see converter.lower)"
+        )
+    return apply_function(step.func, graph, x)
+
+
+def _tfidf(step: Any, graph: Graph, x: str) -> str:
+    """Counts, weighted by how rare a column is, and normalized."""
+    wide = graph.cast(x, np.float64)
+    if step.sublinear_tf:
+        one, zero = graph.constant(1.0, np.float64), graph.constant(0.0, np.float64)
+        empty = graph.add("Equal", wide, zero)
+        logs = graph.add("Log", graph.add("Where", empty, one, wide))
+        wide = graph.add("Where", empty, zero, graph.add("Add", logs, one))
+    if step.use_idf:
+        wide = graph.add("Mul", wide, graph.constant(step.idf_, np.float64))
+    if step.norm is not None:
+        wide = unit_rows(graph, wide, {"l1": "ReduceL1", "l2": "ReduceL2"}[step.norm])
+    return graph.cast(wide, np.float32)
+
+
 TRANSFORMS: Final[dict[type, Callable[[Any, Graph, str], str]]] = {
+    FunctionTransformer: _function,
+    Normalizer: _normalize,
     StandardScaler: _standard,
+    TfidfTransformer: _tfidf,
     RobustScaler: _robust,
     MaxAbsScaler: _max_abs,
     MinMaxScaler: _min_max,

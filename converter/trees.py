@@ -13,12 +13,9 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.dummy import DummyClassifier, DummyRegressor
 from sklearn.ensemble import (
     ExtraTreesClassifier,
     ExtraTreesRegressor,
-    GradientBoostingClassifier,
-    GradientBoostingRegressor,
     HistGradientBoostingClassifier,
     HistGradientBoostingRegressor,
     IsolationForest,
@@ -33,7 +30,7 @@ from sklearn.tree import (
 )
 
 from converter.graph import ML, Graph
-from converter.heads import Head, both_sides, sign_label
+from converter.heads import Head, both_sides
 from edge_agent.contract.errors import ConfigError
 
 F64 = NDArray[np.float64]
@@ -79,8 +76,14 @@ def ensemble(
 ) -> str:
     """One TreeEnsembleRegressor node: the sum or average of all trees' leaves, (N, targets).
 
-    A weight of 0 is left out unless it is the only one of its leaf.
+    A weight of 0 is left out unless it is the only one of its leaf. For several targets the base
+    is a tree of one leaf for each: onnxruntime forgets the base of a target that no leaf of a row
+    has a weight of.
     """
+    targets = trees[0].values.shape[1]
+    if targets > 1 and not average:
+        trees = [*trees, *(single_leaf(row) for row in np.diag(base) if row.any())]
+        base = ()
     columns: dict[str, list[NDArray[Any]]] = {}
     for number, tree in enumerate(trees):
         for key, values in _tree_columns(number, tree).items():
@@ -96,11 +99,17 @@ def ensemble(
         "TreeEnsembleRegressor",
         x,
         domain=ML,
-        n_targets=trees[0].values.shape[1],
+        n_targets=targets,
         aggregate_function="AVERAGE" if average else "SUM",
         nodes_modes=modes,
         **attributes,
     )
+
+
+def single_leaf(values: F64) -> Tree:
+    """A tree that gives the same values (targets,) to every row."""
+    none, first = np.array([-1]), np.array([0])
+    return Tree(none, none, first, np.zeros(1), np.array([False]), values[None, :])
 
 
 def _tree_columns(number: int, tree: Tree) -> dict[str, NDArray[Any]]:
@@ -125,7 +134,7 @@ def _tree_columns(number: int, tree: Tree) -> dict[str, NDArray[Any]]:
     }
 
 
-def _plain(tree: Any, values: F64, features: NDArray[np.int64] | None = None) -> Tree:
+def plain_tree(tree: Any, values: F64, features: NDArray[np.int64] | None = None) -> Tree:
     """A tree of sklearn.tree with other leaf values; ``features`` maps its columns."""
     feature = np.maximum(tree.feature, 0)
     return Tree(
@@ -141,7 +150,7 @@ def _plain(tree: Any, values: F64, features: NDArray[np.int64] | None = None) ->
 def _class_trees(members: Iterable[Any], classes: int) -> list[Tree]:
     """Class fractions at the leaves; for two classes only those of the second."""
     first = 1 if classes == 2 else 0
-    return [_plain(member.tree_, member.tree_.value[:, 0, first:]) for member in members]
+    return [plain_tree(member.tree_, member.tree_.value[:, 0, first:]) for member in members]
 
 
 def _forest_classifier(estimator: Any, graph: Graph, x: str) -> Head:
@@ -153,42 +162,8 @@ def _forest_classifier(estimator: Any, graph: Graph, x: str) -> Head:
 
 def _forest_regressor(estimator: Any, graph: Graph, x: str) -> Head:
     members = getattr(estimator, "estimators_", None) or [estimator]
-    trees = [_plain(member.tree_, member.tree_.value[:, :, 0]) for member in members]
+    trees = [plain_tree(member.tree_, member.tree_.value[:, :, 0]) for member in members]
     return Head(ensemble(graph, x, trees, average=True))
-
-
-def _boosted(estimator: Any, graph: Graph, x: str) -> str:
-    """Raw predictions (N, K) of gradient boosting that starts from a constant."""
-    start = estimator.init_
-    if not isinstance(start, str | DummyClassifier | DummyRegressor):
-        raise ConfigError(
-            f"{type(estimator).__name__} with init={type(start).__name__} has no ONNX form here: "
-            "fit it with the default init"
-        )
-    count = estimator.estimators_.shape[1]
-    trees = []
-    for column, member in (pair for row in estimator.estimators_ for pair in enumerate(row)):
-        values = np.zeros((member.tree_.node_count, count))
-        values[:, column] = member.tree_.value[:, 0, 0] * estimator.learning_rate
-        trees.append(_plain(member.tree_, values))
-    nothing = np.zeros((1, estimator.n_features_in_), dtype=np.float32)
-    # The constant start in the unit of the loss, which no public method tells.
-    base = np.ravel(estimator._raw_predict_init(nothing))  # noqa: SLF001
-    return ensemble(graph, x, trees, base=base.tolist())
-
-
-def _boosting_classifier(estimator: Any, graph: Graph, x: str) -> Head:
-    raw = _boosted(estimator, graph, x)
-    if len(estimator.classes_) > 2:
-        return Head(graph.add("Softmax", raw, axis=1))
-    sharp = raw
-    if estimator.loss == "exponential":
-        sharp = graph.add("Mul", raw, graph.constant(2.0))
-    return Head(both_sides(graph, graph.add("Sigmoid", sharp)), sign_label(graph, raw))
-
-
-def _boosting_regressor(estimator: Any, graph: Graph, x: str) -> Head:
-    return Head(_boosted(estimator, graph, x))
 
 
 def _histogram(estimator: Any, graph: Graph, x: str) -> str:
@@ -224,8 +199,8 @@ def _histogram(estimator: Any, graph: Graph, x: str) -> str:
 def _histogram_classifier(estimator: Any, graph: Graph, x: str) -> Head:
     raw = _histogram(estimator, graph, x)
     if len(estimator.classes_) > 2:
-        return Head(graph.add("Softmax", raw, axis=1))
-    return Head(both_sides(graph, graph.add("Sigmoid", raw)))
+        return Head(graph.add("Softmax", raw, axis=1), decision=raw)
+    return Head(both_sides(graph, graph.add("Sigmoid", raw)), decision=raw)
 
 
 def _histogram_regressor(estimator: Any, graph: Graph, x: str) -> Head:
@@ -254,7 +229,7 @@ def _isolation_forest(estimator: Any, graph: Graph, x: str) -> Head:
                 if child >= 0:
                     depth[child] = depth[node] + 1.0
         length = depth + _path_length(tree.n_node_samples)
-        trees.append(_plain(tree, length[:, None], np.asarray(features)))
+        trees.append(plain_tree(tree, length[:, None], np.asarray(features)))
     mean_depth = ensemble(graph, x, trees, average=True)
     normal = float(_path_length(np.array([estimator.max_samples_]))[0])
     if normal == 0.0:
@@ -279,8 +254,6 @@ TREES: Final[dict[type, Callable[[Any, Graph, str], Head]]] = {
         (DecisionTreeRegressor, ExtraTreeRegressor, RandomForestRegressor, ExtraTreesRegressor),
         _forest_regressor,
     ),
-    GradientBoostingClassifier: _boosting_classifier,
-    GradientBoostingRegressor: _boosting_regressor,
     HistGradientBoostingClassifier: _histogram_classifier,
     HistGradientBoostingRegressor: _histogram_regressor,
     IsolationForest: _isolation_forest,

@@ -43,7 +43,10 @@ class Chain:
         self.labels = manifest.labels or ("",)
 
     def continue_from(self, old: Chain) -> None:
-        """Keep the readings, the last good values and the state, as far as they mean the same."""
+        """Keep the readings, the last good values and the state, as far as they mean the same.
+
+        What a recurrent model carried means nothing to another: the new one begins from zeros.
+        """
         self.quality.adopt(old.quality)
         self.window = old.window.resized(self.window.length, self.window.hop)
         self.decider.adopt(old.decider)
@@ -52,6 +55,7 @@ class Chain:
         """Drop the readings: a window never spans an outage of the source. The state stays."""
         self.quality.clear()
         self.window.clear()
+        self.model.reset()
 
 
 def misfit(config: PipelineConfig, manifest: Manifest) -> str | None:
@@ -77,3 +81,4 @@ def warm_up(model: Model) -> None:
     # Zeros may be no sensible input to this model: then its code is warm all the same.
     with contextlib.suppress(InferenceError):
         model.answer(np.zeros((spec.length, len(model.manifest.channels)), np.float32))
+    model.reset()

@@ -2,7 +2,8 @@
 
 The session has one thread and does not spin: with onnxruntime's defaults ten readings a second
 through a 500-tree forest keep a fifth of a core busy. Inputs and outputs are bound once to
-buffers that live as long as the session, so that a call allocates nothing.
+buffers that live as long as the session, so that a call allocates nothing. A model that carries
+state has two bindings: what one writes, the other reads, and the runs take turns.
 """
 
 from __future__ import annotations
@@ -19,9 +20,21 @@ from numpy.typing import NDArray
 from edge_agent.arrays import F32
 from edge_agent.contract.bundle import Bundle
 from edge_agent.contract.errors import BundleError, InferenceError
-from edge_agent.contract.manifest import INPUT_NAME, Manifest, Output, Role
+from edge_agent.contract.manifest import INPUT_NAME, Manifest, Output, Role, State
+
+Tensor = NDArray[Any]
 
 _BATCH_AXIS: Final = "N"
+_STATE_TYPES: Final = {  # as onnxruntime calls them
+    "float32": "tensor(float)",
+    "float64": "tensor(double)",
+    "float16": "tensor(float16)",
+    "int64": "tensor(int64)",
+    "int32": "tensor(int32)",
+    "int8": "tensor(int8)",
+    "uint8": "tensor(uint8)",
+    "bool": "tensor(bool)",
+}
 _FATAL_ONLY: Final = 4  # onnxruntime's own log would repeat what we raise
 
 
@@ -33,6 +46,7 @@ class Engine:
         length: readings in a window.
         channels: values in a reading.
         outputs: the output tensors to bind.
+        states: tensors that every run hands to the next.
         threads: inside one operator; more than 1 pays only for large networks.
 
     Attributes:
@@ -50,21 +64,21 @@ class Engine:
         length: int,
         channels: int,
         outputs: Sequence[Output],
+        states: Sequence[State] = (),
         threads: int = 1,
     ) -> None:
         self.input: F32 = np.zeros((1, length, channels), np.float32)
-        self.outputs: dict[str, NDArray[Any]] = {}
+        self.outputs: dict[str, Tensor] = {}
         try:
             self._session = ort.InferenceSession(
                 model, _options(threads), providers=["CPUExecutionProvider"]
             )
-            _require_tensors(self._session, self.input.shape, outputs)
-            self._binding = self._session.io_binding()
-            self._binding.bind_ortvalue_input(INPUT_NAME, _wrap(self.input))
-            for output in outputs:
-                buffer = _buffer(output)
-                self.outputs[output.name] = buffer
-                self._binding.bind_ortvalue_output(output.name, _wrap(buffer))
+            _require_tensors(self._session, self.input.shape, outputs, states)
+            self.outputs = {output.name: _buffer(output) for output in outputs}
+            reads, writes = _state_buffers(states), _state_buffers(states)
+            self._states = [*reads, *writes]
+            self._binding = self._bind(states, reads, writes)
+            self._other = self._bind(states, writes, reads) if states else None
         except InferenceError:
             raise
         except Exception as exc:  # onnxruntime's exceptions share no base class
@@ -72,6 +86,7 @@ class Engine:
         # The public run_with_iobinding() is a Python frame around exactly this call.
         self._run = self._session._sess.run_with_iobinding  # noqa: SLF001 (a third of a small call)
         self._bound = self._binding._iobinding  # noqa: SLF001 (its argument)
+        self._next = self._other._iobinding if self._other else None  # noqa: SLF001 (the same)
 
     def run(self, window: F32) -> None:
         """Run one window; results are in ``outputs``.
@@ -87,6 +102,26 @@ class Engine:
             self._run(self._bound, None)
         except Exception as exc:
             raise InferenceError(f"the model failed on a window: {_first_line(exc)}") from exc
+        if self._next is not None:
+            self._bound, self._next = self._next, self._bound
+
+    def reset(self) -> None:
+        """Begin anew: the next window does not follow the one before. Idle without states."""
+        for buffer in self._states:
+            buffer[...] = 0
+
+    def _bind(
+        self, states: Sequence[State], reads: Sequence[Tensor], writes: Sequence[Tensor]
+    ) -> ort.IOBinding:
+        """All tensors on their buffers; ``reads`` and ``writes`` are those of the states."""
+        binding = self._session.io_binding()
+        binding.bind_ortvalue_input(INPUT_NAME, _wrap(self.input))
+        for name, buffer in self.outputs.items():
+            binding.bind_ortvalue_output(name, _wrap(buffer))
+        for state, read, write in zip(states, reads, writes, strict=True):
+            binding.bind_ortvalue_input(state.input, _wrap(read))
+            binding.bind_ortvalue_output(state.output, _wrap(write))
+        return binding
 
 
 class Model:
@@ -95,12 +130,14 @@ class Model:
     Attributes:
         manifest: of the bundle.
         digest: SHA-256 of the bundle file.
+        reset: to be called when the next window does not follow the one before.
     """
 
     def __init__(self, manifest: Manifest, digest: str, engine: Engine) -> None:
         self.manifest = manifest
         self.digest = digest
         self._run = engine.run
+        self.reset = engine.reset
         self._main = _only(manifest, engine)
         label = manifest.output("label")
         self._label: NDArray[np.int64] | None = engine.outputs[label.name] if label else None
@@ -141,6 +178,7 @@ class Model:
             index = int(main.argmax()) if self._labels else 0
         score = float(main[0 if self._is_anomaly else index])
         if score - score != 0.0:  # NaN and infinity are the only floats for which this holds
+            self.reset()  # a state that holds such a number would spoil every later window
             raise InferenceError(f"the model answered {score}")
         return index, score
 
@@ -162,6 +200,7 @@ def engine_of(bundle: Bundle, *, threads: int = 1) -> Engine:
         length=manifest.window.length,
         channels=len(manifest.channels),
         outputs=manifest.outputs,
+        states=manifest.states,
         threads=threads,
     )
 
@@ -175,6 +214,7 @@ def golden_fault(bundle: Bundle, engine: Engine) -> str | None:
     """
     manifest = bundle.manifest
     golden = _golden_arrays(bundle)
+    engine.reset()
     for number, window in enumerate(golden[INPUT_NAME]):
         engine.run(window)
         for output in manifest.outputs:
@@ -222,13 +262,26 @@ def _options(threads: int) -> ort.SessionOptions:
 
 
 def _require_tensors(
-    session: ort.InferenceSession, shape: tuple[int, ...], outputs: Sequence[Output]
+    session: ort.InferenceSession,
+    shape: tuple[int, ...],
+    outputs: Sequence[Output],
+    states: Sequence[State],
 ) -> None:
     """Binding checks neither names nor shapes: a wrong one would fail, or worse, at every run."""
-    got = {node.name: (node.type, tuple(node.shape)[1:]) for node in session.get_inputs()}
+    inputs = {node.name: (node.type, tuple(node.shape)) for node in session.get_inputs()}
+    made = {node.name: (node.type, tuple(node.shape)) for node in session.get_outputs()}
+    for state in states:
+        wanted = (_STATE_TYPES[state.dtype], state.shape)
+        taken = inputs.pop(state.input, None)
+        if taken != wanted or made.get(state.output) != wanted:
+            raise InferenceError(
+                f"the model takes {taken} and gives {made.get(state.output)}, not the state "
+                f"{state.input!r} to {state.output!r} as {wanted}"
+            )
+    got = {name: (kind, axes[1:]) for name, (kind, axes) in inputs.items()}
     if got != {INPUT_NAME: ("tensor(float)", shape[1:])}:
         raise InferenceError(f"the model takes {got}, not one float {INPUT_NAME!r} {shape[1:]}")
-    got = {node.name: (node.type, tuple(node.shape)[1:]) for node in session.get_outputs()}
+    got = {name: (kind, axes[1:]) for name, (kind, axes) in made.items()}
     for output in outputs:
         wanted = ("tensor(int64)", ()) if output.role == "label" else _scores(output)
         if got.get(output.name) != wanted:
@@ -243,6 +296,10 @@ def _buffer(output: Output) -> NDArray[Any]:
     if output.role == "label":
         return np.zeros(1, np.int64)
     return np.zeros((1, output.width), np.float32)
+
+
+def _state_buffers(states: Sequence[State]) -> list[Tensor]:
+    return [np.zeros(state.shape, state.dtype) for state in states]
 
 
 def _wrap(array: NDArray[Any]) -> ort.OrtValue:

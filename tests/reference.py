@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from converter import recipe
+from converter import model_io, recipe
 from edge_agent import config
 from edge_agent.actions import ActionConfig
 from edge_agent.contract import manifest
@@ -37,6 +37,7 @@ RECIPE = (
     ("`window`", recipe.WindowRecipe),
     ("`features`", recipe.FeaturesRecipe),
     ("`quantize`", recipe.QuantizeRecipe),
+    ("`model_io`", model_io.ModelIO),
     ("`decide`, the device's defaults", manifest.DecideSpec),
 )
 _FIELD = re.compile(r"^    (?P<name>\w+): (?P<text>.*(?:\n        .*)*)", re.MULTILINE)

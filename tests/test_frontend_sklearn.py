@@ -129,9 +129,9 @@ def test_a_damaged_file_is_named(tmp_path, name):
 
 
 def test_other_files_are_refused(tmp_path):
-    (tmp_path / "m.h5").touch()
+    (tmp_path / "m.mat").touch()
     with pytest.raises(ConfigError, match=r"models are \.skops"):
-        load(tmp_path / "m.h5")
+        load(tmp_path / "m.mat")
     with pytest.raises(ConfigError, match="no such model file"):
         load(tmp_path / "absent.skops")
 

@@ -10,13 +10,17 @@ from onnx import helper
 from onnx_runs import assert_same_answers, labels_of, run
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.calibration import CalibratedClassifierCV
-from sklearn.compose import ColumnTransformer
+from sklearn.cluster import KMeans
+from sklearn.compose import ColumnTransformer, TransformedTargetRegressor
 from sklearn.covariance import EllipticEnvelope
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_iris
-from sklearn.decomposition import PCA
+from sklearn.decomposition import PCA, KernelPCA
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.ensemble import (
     AdaBoostClassifier,
+    AdaBoostRegressor,
+    BaggingClassifier,
+    BaggingRegressor,
     ExtraTreesClassifier,
     GradientBoostingClassifier,
     GradientBoostingRegressor,
@@ -25,12 +29,25 @@ from sklearn.ensemble import (
     IsolationForest,
     RandomForestClassifier,
     RandomForestRegressor,
+    RandomTreesEmbedding,
     StackingClassifier,
     StackingRegressor,
     VotingClassifier,
     VotingRegressor,
 )
 from sklearn.feature_selection import SelectKBest
+from sklearn.gaussian_process import GaussianProcessClassifier, GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import (
+    ConstantKernel,
+    DotProduct,
+    ExpSineSquared,
+    Matern,
+    RationalQuadratic,
+    WhiteKernel,
+)
+from sklearn.impute import SimpleImputer
+from sklearn.kernel_approximation import Nystroem, RBFSampler
+from sklearn.kernel_ridge import KernelRidge
 from sklearn.linear_model import (
     LinearRegression,
     LogisticRegression,
@@ -39,18 +56,33 @@ from sklearn.linear_model import (
     SGDClassifier,
     SGDOneClassSVM,
 )
-from sklearn.model_selection import GridSearchCV
+from sklearn.model_selection import (
+    FixedThresholdClassifier,
+    GridSearchCV,
+    TunedThresholdClassifierCV,
+)
+from sklearn.multiclass import OneVsOneClassifier, OneVsRestClassifier, OutputCodeClassifier
+from sklearn.multioutput import MultiOutputRegressor, RegressorChain
 from sklearn.naive_bayes import GaussianNB
 from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor, LocalOutlierFactor
 from sklearn.neural_network import MLPClassifier, MLPRegressor
-from sklearn.pipeline import make_pipeline, make_union
+from sklearn.pipeline import Pipeline, make_pipeline, make_union
 from sklearn.preprocessing import (
+    Binarizer,
+    FunctionTransformer,
+    KBinsDiscretizer,
     MaxAbsScaler,
     MinMaxScaler,
+    Normalizer,
+    OneHotEncoder,
+    OrdinalEncoder,
     PolynomialFeatures,
+    QuantileTransformer,
     RobustScaler,
     StandardScaler,
+    TargetEncoder,
 )
+from sklearn.semi_supervised import SelfTrainingClassifier
 from sklearn.svm import SVC, SVR, LinearSVC, NuSVC, OneClassSVM
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor, ExtraTreeClassifier
 
@@ -133,6 +165,25 @@ CLASSIFIERS = [
     make_pipeline(StandardScaler(), KNeighborsClassifier(metric="manhattan")),
     CalibratedClassifierCV(LinearSVC(random_state=0), cv=2),
     AdaBoostClassifier(n_estimators=4, random_state=0),
+    AdaBoostClassifier(LogisticRegression(), n_estimators=4, random_state=0),
+    make_pipeline(StandardScaler(), SGDClassifier(loss="modified_huber", random_state=0)),
+    SGDClassifier(loss="log_loss", random_state=0),  # far from 0, where sigmoids underflow
+    GradientBoostingClassifier(n_estimators=3, init=DecisionTreeClassifier(max_depth=2)),
+    VotingClassifier(members()),
+    VotingClassifier(members(), weights=[1, 2, 2]),
+    StackingClassifier(members()[:2], stack_method="predict", cv=2),
+    StackingClassifier([("a", LinearSVC()), ("b", SVC())], RidgeClassifier(), cv=2),
+    BaggingClassifier(LogisticRegression(max_iter=50), 4, max_features=0.5, random_state=0),
+    BaggingClassifier(LinearSVC(random_state=0), 4, max_samples=9, random_state=0),
+    CalibratedClassifierCV(RandomForestClassifier(5, random_state=0), method="isotonic", cv=2),
+    CalibratedClassifierCV(make_pipeline(StandardScaler(), SVC(probability=True)), cv=2),
+    OneVsRestClassifier(LogisticRegression(max_iter=50)),
+    OneVsRestClassifier(DecisionTreeClassifier(max_depth=2, random_state=0)),
+    OneVsRestClassifier(LinearSVC(random_state=0)),
+    OneVsOneClassifier(make_pipeline(StandardScaler(), LogisticRegression())),
+    OneVsOneClassifier(DecisionTreeClassifier(max_depth=2, random_state=0)),
+    KNeighborsClassifier(weights="distance"),  # rows that it was trained on are among these
+    make_pipeline(StandardScaler(), GaussianProcessClassifier()),
 ]
 
 
@@ -141,6 +192,35 @@ CLASSIFIERS = [
 def test_classifiers(estimator, data):
     x, y = data()
     assert_same_answers(imported(estimator.fit(x, y), x), rows(x), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        OutputCodeClassifier(LinearSVC(random_state=0), code_size=2.0, random_state=3),
+        SelfTrainingClassifier(make_pipeline(StandardScaler(), LogisticRegression())),
+    ],
+    ids=lambda e: type(e).__name__,
+)
+def test_classifiers_of_numbered_classes(estimator):
+    x, y = iris()
+    assert_same_answers(imported(estimator.fit(x, y), x), rows(x), atol=1e-5)
+
+
+@pytest.mark.parametrize("positive", [0, 1])
+@pytest.mark.parametrize("threshold", [0.2, 0.9])
+def test_a_threshold_of_its_own_moves_the_label_and_not_the_scores(threshold, positive):
+    x, y = iris(lambda y: (y > 1).astype(int))
+    member = LogisticRegression(max_iter=50).fit(x, y)
+    model = FixedThresholdClassifier(member, threshold=threshold, pos_label=positive).fit(x, y)
+    assert_same_answers(imported(model, x), rows(x))
+    assert (model.predict(x) != member.predict(x)).any()
+
+
+def test_a_tuned_threshold_is_kept():
+    x, y = cancer()
+    model = TunedThresholdClassifierCV(RandomForestClassifier(10, random_state=0), cv=3)
+    assert_same_answers(imported(model.fit(x, y == "benign"), x), rows(x))
 
 
 REGRESSORS = [
@@ -160,6 +240,17 @@ REGRESSORS = [
     VotingRegressor([("a", Ridge()), ("b", RandomForestRegressor(3))], weights=[1, 3]),
     StackingRegressor([("a", Ridge()), ("b", RandomForestRegressor(3))], cv=2),
     KNeighborsRegressor(),
+    KNeighborsRegressor(weights="distance", metric="manhattan"),
+    AdaBoostRegressor(n_estimators=5, random_state=0),
+    BaggingRegressor(Ridge(), 4, max_features=0.5, random_state=0),
+    GradientBoostingRegressor(n_estimators=4, init=Ridge()),
+    KernelRidge(kernel="rbf"),
+    GaussianProcessRegressor(ConstantKernel(2.0) * Matern(1.0, nu=2.5) + WhiteKernel(), alpha=1.0),
+    GaussianProcessRegressor(
+        RationalQuadratic() * DotProduct() + Matern(nu=0.5), alpha=1.0, normalize_y=True
+    ),
+    TransformedTargetRegressor(Ridge(), transformer=StandardScaler()),
+    TransformedTargetRegressor(Ridge(), func=np.log1p, inverse_func=np.expm1),
 ]
 
 
@@ -176,6 +267,12 @@ def test_regressors(estimator):
         RandomForestRegressor(5),
         MLPRegressor(hidden_layer_sizes=(4,), max_iter=5),
         KNeighborsRegressor(),
+        KNeighborsRegressor(weights="distance"),
+        MultiOutputRegressor(Ridge()),
+        RegressorChain(Ridge(), order=[1, 0]),
+        TransformedTargetRegressor(Ridge(), transformer=StandardScaler()),
+        GaussianProcessRegressor(alpha=1.0, normalize_y=True),
+        BaggingRegressor(random_state=0),
     ],
     ids=lambda e: type(e).__name__,
 )
@@ -228,6 +325,20 @@ def test_a_local_outlier_factor_keeps_its_labels():
             [("a", StandardScaler(), [2, 0]), ("b", "drop", [1])], remainder="passthrough"
         ),
         make_union(StandardScaler(), PCA(2)),
+        Normalizer(),
+        Normalizer("max"),
+        FunctionTransformer(np.log1p),
+        KBinsDiscretizer(4, quantile_method="averaged_inverted_cdf"),
+        KBinsDiscretizer(3, encode="ordinal", strategy="uniform"),
+        QuantileTransformer(n_quantiles=40),
+        Binarizer(threshold=2.5),
+        KMeans(5, n_init=1, random_state=0),
+        KernelPCA(3, kernel="rbf"),
+        KernelPCA(3, kernel="cosine"),
+        Nystroem(n_components=9, random_state=0),
+        RBFSampler(n_components=9, random_state=0),
+        RandomTreesEmbedding(4, max_depth=3, random_state=0),
+        SimpleImputer(add_indicator=True),
     ],
     ids=lambda step: type(step).__name__,
 )
@@ -235,6 +346,50 @@ def test_transformers_before_a_model(step):
     x, y = iris()
     model = make_pipeline(step, LogisticRegression(max_iter=300)).fit(x, y)
     assert_same_answers(imported(model, x), rows(x), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "encoder",
+    [
+        OneHotEncoder(),
+        OneHotEncoder(drop="first", sparse_output=False),
+        OneHotEncoder(handle_unknown="ignore"),
+        OneHotEncoder(min_frequency=40, handle_unknown="infrequent_if_exist"),
+        OrdinalEncoder(),
+        OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-3),
+        TargetEncoder(cv=3),
+        ColumnTransformer([("a", OneHotEncoder(), [0, 2])], remainder="passthrough"),
+    ],
+    ids=lambda encoder: type(encoder).__name__,
+)
+def test_encoders_of_numbers(encoder):
+    x, y = iris()
+    x = np.floor(x) + 3.0  # no category is 1
+    model = make_pipeline(encoder, LogisticRegression(max_iter=300)).fit(x, y)
+    assert_same_answers(imported(model, x), rows(x), atol=1e-5)
+    if getattr(encoder, "handle_unknown", "error") in {"error", "value"}:
+        return
+    unseen = rows(x) + 50
+    got = run(imported(model, x).graph, unseen)["scores"]
+    np.testing.assert_allclose(got, model.predict_proba(unseen[:, 0]), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "imputer",
+    [
+        SimpleImputer(),
+        SimpleImputer(strategy="median", add_indicator=True),
+        SimpleImputer(strategy="constant", fill_value=-2.0),
+    ],
+    ids=["mean", "marked median", "constant"],
+)
+def test_imputers_fill_gaps(imputer):
+    x, y = iris()
+    x = x.copy()
+    x[::7, 1] = np.nan
+    x[3::9, 2] = np.nan
+    model = make_pipeline(imputer, DecisionTreeClassifier(random_state=0)).fit(x, y)
+    assert_same_answers(imported(model, x), rows(x))
 
 
 @pytest.mark.parametrize("kind", [np.float32, np.float64])
@@ -452,19 +607,30 @@ def test_an_own_transformer_without_a_form_is_refused_by_name():
 @pytest.mark.parametrize(
     ("estimator", "says"),
     [
-        (GradientBoostingClassifier(n_estimators=2, init=LogisticRegression()), "init="),
-        (SGDClassifier(loss="modified_huber"), "modified_huber"),
         (SVC(decision_function_shape="ovo"), "decision_function_shape"),
         (SVC(kernel=lambda a, b: a @ b.T), "with kernel="),
-        (KNeighborsClassifier(weights="distance"), "weights='uniform'"),
+        (KNeighborsClassifier(metric="chebyshev"), "manhattan"),
+        (KNeighborsClassifier(weights=lambda d: d), "weights='uniform'"),
+        (make_pipeline(FunctionTransformer(np.cbrt), Ridge()), "numpy's"),
+        (
+            TransformedTargetRegressor(Ridge(), transformer=QuantileTransformer(n_quantiles=40)),
+            "scaler",
+        ),
+        (
+            make_pipeline(
+                QuantileTransformer(n_quantiles=40, output_distribution="normal"), Ridge()
+            ),
+            "uniform",
+        ),
+        (GaussianProcessRegressor(ExpSineSquared(), alpha=1e3), "ExpSineSquared"),
         (IsolationForest(max_samples=1), "max_samples=1"),
-        (VotingClassifier([("a", LogisticRegression())]), "voting='soft'"),
-        (CalibratedClassifierCV(RandomForestClassifier(5), method="isotonic"), "no right ONNX"),
     ],
-    ids=["boosting", "huber", "ovo", "kernel", "weights", "one sample", "hard vote", "isotonic"],
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
 def test_what_has_no_right_form_is_refused_by_name(estimator, says):
     x, y = iris()
     with pytest.raises(ConfigError, match=says) as caught:
         imported(estimator.fit(x, y), x)
-    assert type(estimator).__name__ in str(caught.value)
+    named = estimator[0] if isinstance(estimator, Pipeline) else estimator
+    known = isinstance(named, GaussianProcessRegressor)  # the message names its kernel
+    assert known or type(named).__name__ in str(caught.value)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from html.parser import HTMLParser
 from typing import Any
 
 import msgspec
 import pytest
 
-from converter.report import ClassFlips, PlacedFlip, Report, render
+from converter.page import STRIPS_SHOWN, render
+from converter.plots import strip
+from converter.profile import Operator, Profile
+from converter.report import ClassFlips, PlacedFlip, Report
 from edge_agent.contract.manifest import (
     Figures,
     Golden,
@@ -17,7 +21,7 @@ from edge_agent.contract.manifest import (
     Variant,
     WindowSpec,
 )
-from edge_agent.contract.reference import Histogram
+from edge_agent.contract.reference import Histogram, Reference
 
 HOSTILE = "<script>alert('walk')</script>"
 VOID = {"meta", "br", "path", "use", "rect"}
@@ -107,11 +111,36 @@ def report() -> Report:
             estimator="StandardScaler > MLPClassifier",
             packages={"numpy": "2.0"},
         ),
+        profile=Profile(
+            engine_bytes=50 * 2**20,
+            agent_bytes=60 * 2**20,
+            operators=(
+                Operator(kind="FusedGemm", nodes=2, us=30.0),
+                Operator(kind="Softmax", nodes=1, us=10.0),
+            ),
+        ),
     )
 
 
+def histogram(name: str) -> Histogram:
+    return Histogram(name=name, edges=(0.0, 1.0, 3.0), counts=(1, 4, 4, 1))
+
+
+REFERENCE = Reference(
+    windows=10,
+    channels=(histogram("ax"), Histogram(name="ay", edges=(3.0,), counts=(0, 10))),
+    features=tuple(histogram(f"{HOSTILE}{number}") for number in range(30)),
+    scores=(histogram("sit"),),
+    labels={"sit": 6, HOSTILE: 4},
+)
+
+
+def page_of(report: Report, reference: Reference = REFERENCE) -> Page:
+    return Page(render(report, reference))
+
+
 def test_everything_is_said(report: Report) -> None:
-    text = " ".join(Page(render(report)).texts)
+    text = " ".join(page_of(report).texts)
     for said in (
         *("It works.", "Mostly.", "Why float32.", "Why int8-static.", "Because.", "Some CPU"),
         *("Channel 'ay' is 3", "line 301", "0.12", "StandardScaler > MLPClassifier", "a" * 64),
@@ -121,18 +150,18 @@ def test_everything_is_said(report: Report) -> None:
 
 
 def test_the_page_needs_no_other_file_and_runs_no_script(report: Report) -> None:
-    page = Page(render(report))
+    page = page_of(report)
     assert "script" not in page.tags
     assert "link" not in page.tags
-    assert page.tags.count("svg") == 2
+    assert page.tags.count("svg") == 2 + 2 + STRIPS_SHOWN + 1
     assert all(link.startswith("#") for link in page.links)
     assert HOSTILE in " ".join(page.texts)  # as text
 
 
 def test_the_same_values_give_the_same_page(report: Report) -> None:
-    assert render(report) == render(report)
+    assert render(report, REFERENCE) == render(report, REFERENCE)
     other = msgspec.structs.replace(report, version="1.0.1")
-    assert render(other) != render(report)
+    assert render(other, REFERENCE) != render(report, REFERENCE)
 
 
 @pytest.mark.parametrize(
@@ -148,13 +177,47 @@ def test_the_same_values_give_the_same_page(report: Report) -> None:
         },
         {"notes": (), "absent": {}},
         {"variants": (variant("float32", chosen=True),)},
+        {"profile": Profile(engine_bytes=1, agent_bytes=1, operators=())},
     ],
 )
 def test_parts_may_be_absent(report: Report, changes: dict[str, Any]) -> None:
-    page = Page(render(msgspec.structs.replace(report, **changes)))
+    page = page_of(msgspec.structs.replace(report, **changes))
     assert "It works." in page.texts
 
 
 def test_the_report_survives_json(report: Report) -> None:
     data = msgspec.json.encode(report, order="sorted")
-    assert render(msgspec.json.decode(data, type=Report)) == render(report)
+    again = msgspec.json.decode(data, type=Report)
+    assert render(again, REFERENCE) == render(report, REFERENCE)
+
+
+def test_the_forecast_adds_up(report: Report) -> None:
+    forecast = report.forecast
+    assert forecast.running == 61 * 2**20  # the agent's 60 and the model's 1
+    assert forecast.trial == 51 * 2**20
+    assert forecast.updating == 112 * 2**20
+    text = " ".join(page_of(report).texts)
+    assert "agent that runs this model 61.0 MiB" in text
+    assert "the most during an update 112.0 MiB" in text
+
+
+def test_the_time_of_an_answer_is_shared_out(report: Report) -> None:
+    text = " ".join(page_of(report).texts)
+    assert "FusedGemm 2 3.8 75 %" in " ".join(text.split())  # of 5.0 µs
+    assert "Softmax 1 1.2 25 %" in " ".join(text.split())
+
+
+def test_more_histograms_than_fit_are_said(report: Report) -> None:
+    assert f"The first {STRIPS_SHOWN} of 30 features" in " ".join(page_of(report).texts)
+    few = msgspec.structs.replace(REFERENCE, features=REFERENCE.features[:2])
+    assert "reference.json" not in " ".join(page_of(report, few).texts)
+    same = msgspec.structs.replace(REFERENCE, features=REFERENCE.channels)
+    assert "Features" not in page_of(report, same).texts  # they would be drawn twice
+
+
+def test_a_drawing_shows_where_the_values_are() -> None:
+    bars = re.findall(r'height="([\d.]+)"/>', strip(histogram("a")))
+    heights = [float(bar) for bar in bars]
+    assert heights[0] == max(heights)  # 4 values between 0 and 1
+    assert heights[-1] == pytest.approx(heights[0] / 2, abs=0.1)  # 4 between 1 and 3
+    assert "rect" not in strip(Histogram(name="constant", edges=(3.0,), counts=(0, 10)))

@@ -13,11 +13,19 @@ from sklearn.exceptions import InconsistentVersionWarning
 from edge_agent.contract.errors import ConfigError
 
 # Reviewed: plain data holders of scikit-learn and numpy whose construction runs no code of the
-# file's choosing, and this project's own transformers.
+# file's choosing, this project's own transformers, and the boosting libraries' estimators, which
+# hold the model in the library's own format.
 REVIEWED: Final = frozenset(
     {
+        "catboost.core.CatBoostClassifier",
+        "catboost.core.CatBoostRegressor",
+        "collections.OrderedDict",
+        "collections.defaultdict",
         "converter.features.Flatten",
         "converter.features.WindowFeatures",
+        "lightgbm.basic.Booster",
+        "lightgbm.sklearn.LGBMClassifier",
+        "lightgbm.sklearn.LGBMRegressor",
         "numpy.dtype",
         "sklearn._loss.link.Interval",
         "sklearn._loss.loss.HalfBinomialLoss",
@@ -43,15 +51,21 @@ REVIEWED: Final = frozenset(
         "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",
         "sklearn.neural_network._stochastic_optimizers.SGDOptimizer",
         "sklearn.tree._tree.Tree",
+        "xgboost.core.Booster",
+        "xgboost.sklearn.XGBClassifier",
+        "xgboost.sklearn.XGBRFClassifier",
+        "xgboost.sklearn.XGBRFRegressor",
+        "xgboost.sklearn.XGBRegressor",
     }
 )
+_LIBRARIES: Final = ("catboost", "lightgbm", "xgboost")  # each is an extra of the same name
 _PICKLES: Final = (".joblib", ".pkl", ".pickle")
 
 
 def load_estimator(
     path: Path, *, trust: tuple[str, ...], consent_pickle: bool
 ) -> tuple[Any, tuple[str, ...]]:
-    """The estimator in a file, and notes about versions.
+    """The estimator in a file, and notes about versions. Other warnings pass.
 
     Args:
         path: the file.
@@ -80,6 +94,9 @@ def load_estimator(
         for w in caught
         if isinstance(w.message, InconsistentVersionWarning)
     }
+    for w in caught:
+        if not isinstance(w.message, InconsistentVersionWarning):
+            warnings.warn_explicit(w.message, w.category, w.filename, w.lineno)
     return estimator, tuple(sorted(versions))
 
 
@@ -92,8 +109,10 @@ def _load_skops(path: Path, trust: tuple[str, ...]) -> Any:
     # A damaged or hostile file makes skops raise almost anything.
     except Exception as exc:
         raise ConfigError(
-            f"{path}: cannot be loaded: {type(exc).__name__}: {exc}; save it again by "
-            "skops.io.dump, with the classes that it uses importable here"
+            f"{path}: cannot be loaded: {type(exc).__name__}: {exc}; "
+            + _advice(
+                exc, "save it again by skops.io.dump, with the classes it uses importable here"
+            )
         ) from exc
     if unknown:
         raise ConfigError(
@@ -116,6 +135,12 @@ def _unpickle(path: Path, *, consent: bool) -> Any:
     # The code inside a pickle can raise anything.
     except Exception as exc:
         raise ConfigError(
-            f"{path}: cannot be unpickled: {type(exc).__name__}: {exc}; load it with the versions "
-            "and modules that it was saved with"
+            f"{path}: cannot be unpickled: {type(exc).__name__}: {exc}; "
+            + _advice(exc, "load it with the versions and modules that it was saved with")
         ) from exc
+
+
+def _advice(exc: Exception, otherwise: str) -> str:
+    """What to do about a file that cannot be loaded."""
+    library = exc.name.partition(".")[0] if isinstance(exc, ImportError) and exc.name else ""
+    return f"pip install 'edge-agent[{library}]'" if library in _LIBRARIES else otherwise

@@ -6,18 +6,21 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import clone
+from sklearn.compose import ColumnTransformer
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection._search import BaseSearchCV
 from sklearn.pipeline import FeatureUnion, Pipeline
 from sklearn.utils.validation import check_is_fitted
 
 from converter.features import WindowFeatures
-from converter.frontends import Answers, FeatureSpec, Imported
+from converter.frontends import Answers, Context, FeatureSpec, Imported
+from converter.frontends.files import load_estimator
 from converter.graph import Graph
 from converter.heads import Head, class_index, class_scores, task_of
 from converter.lower import lower_head
@@ -35,6 +38,26 @@ class _Shape:
     length: int
     channels: tuple[str, ...]
     rate_hz: float
+
+
+def import_file(path: Path, context: Context) -> Imported:
+    """Read a fitted estimator from a ``.skops`` file, or with consent from a pickle.
+
+    Raises:
+        ConfigError: see :func:`converter.frontends.import_model`.
+    """
+    estimator, notes = load_estimator(
+        path, trust=context.trust, consent_pickle=context.consent_pickle
+    )
+    return import_estimator(
+        estimator,
+        length=context.length,
+        channels=context.channels,
+        rate_hz=context.rate_hz,
+        features=context.features,
+        labels=context.labels,
+        notes=notes,
+    )
 
 
 def import_estimator(
@@ -209,14 +232,15 @@ def _ask(model: Any, task: Task, rows: F32) -> Answers:
 
 
 def _probe(original: Callable[[F32], Answers], model: Any, task: Task, shape: _Shape) -> int:
-    """The number of scores, from one window of ones.
+    """The number of scores, from one window.
 
     Raises:
         ConfigError: the model cannot be asked, or is of a kind that the contract does not know.
     """
     try:
-        answers = original(np.ones((1, shape.length, len(shape.channels)), dtype=np.float32))
-    except (ValueError, TypeError, AttributeError, IndexError) as exc:
+        answers = original(_ordinary(model, shape))
+    # An estimator of another library raises that library's own errors.
+    except Exception as exc:
         raise ConfigError(
             f"{_describe(model)} cannot answer a window of {shape.length} readings of "
             f"{len(shape.channels)} channels: {exc}"
@@ -231,6 +255,33 @@ def _probe(original: Callable[[F32], Answers], model: Any, task: Task, shape: _S
     if task == "classification" and classes < 2:
         raise ConfigError(f"{_describe(model)} was fitted on one class only: fit it on two or more")
     return width
+
+
+def _ordinary(model: Any, shape: _Shape) -> F32:
+    """A window that any model can answer: ones, or where only some values are known, those."""
+    windows = np.ones((1, shape.length, len(shape.channels)), dtype=np.float32)
+    if not _takes_windows(model):
+        row = windows.reshape(-1)
+        row[:] = _known_values(model, row)
+    return windows
+
+
+def _known_values(step: Any, row: F32) -> F32:
+    """A row with values that an encoder at the start of a model was fitted on."""
+    if isinstance(step, Pipeline):
+        return _known_values(step.steps[0][1], row)
+    row = row.copy()
+    if isinstance(step, ColumnTransformer):
+        # The columns as numbers, whichever way they were named; there is no public form.
+        columns = step._transformer_to_input_indices  # noqa: SLF001
+        for name, member, _ in step.transformers_:
+            chosen = list(columns[name])
+            row[chosen] = _known_values(member, row[chosen])
+        return row
+    for number, values in enumerate(getattr(step, "categories_", ())):
+        if np.asarray(values).dtype.kind in "iuf":
+            row[number] = values[0]
+    return row
 
 
 def _lower(model: Any, graph: Graph) -> Head:

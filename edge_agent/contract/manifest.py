@@ -6,6 +6,7 @@ refuse it with a reason (``schema_version``, ``agent_min``).
 
 from __future__ import annotations
 
+import math
 from typing import Final, Literal
 
 import msgspec
@@ -16,8 +17,12 @@ from edge_agent.contract.names import is_sha256, name_fault, version_fault
 SCHEMA_VERSION: Final = 1
 INPUT_NAME: Final = "window"
 
+STATE_BYTES_MAX: Final = 64 * 1024 * 1024  # of all states of a model
+_STATE_ITEM_BYTES: Final = 8  # of the widest type
+
 Task = Literal["classification", "regression", "anomaly"]
 Role = Literal["scores", "label", "value"]
+StateType = Literal["float32", "float64", "float16", "int64", "int32", "int8", "uint8", "bool"]
 
 
 class Channel(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,6 +73,25 @@ class Output(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     role: Role
     width: int
+
+
+class State(msgspec.Struct, frozen=True, kw_only=True):
+    """A tensor that a recurrent model hands from one window to the next; zeros at the start.
+
+    It is zeroed again whenever the next window does not follow the one before: after an outage of
+    the source, with a new model, between two recordings, before the golden vectors.
+
+    Attributes:
+        input: name of the input tensor.
+        output: name of the output tensor, whose value is the next window's input.
+        shape: of both, every axis fixed; the model runs at batch 1.
+        dtype: of both.
+    """
+
+    input: str
+    output: str
+    shape: tuple[int, ...]
+    dtype: StateType = "float32"
 
 
 class DecideSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -154,7 +178,8 @@ class Golden(msgspec.Struct, frozen=True, kw_only=True):
     """How ``golden.npz`` is to be compared: ``|got - want| <= atol + rtol * |want|``.
 
     Arrays: ``window`` float32 (count, length, channels), and one array for each output by its
-    name, made by the *original* model. Labels must be equal.
+    name, made by the *original* model. Labels must be equal. They are run in order; of a model
+    with states they are consecutive windows of one recording, from its start.
     """
 
     count: int
@@ -189,6 +214,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     channels: tuple[Channel, ...]
     window: WindowSpec
     outputs: tuple[Output, ...]
+    states: tuple[State, ...] = ()
     decide: DecideSpec
     variants: tuple[Variant, ...]
     golden: Golden
@@ -261,6 +287,7 @@ def _fault(manifest: Manifest) -> str | None:
             "a file digest is malformed",
         ),
         (_task_fault(manifest), None),
+        (_state_fault(manifest), None),
     )
     for found, text in checks:
         if found:
@@ -280,3 +307,18 @@ def _task_fault(manifest: Manifest) -> str | None:
         return None if fits else "anomaly needs 2 labels (normal first) and 1 score"
     fits = len(manifest.labels) == scores.width >= 2
     return None if fits else "classification needs one score for each of at least 2 labels"
+
+
+def _state_fault(manifest: Manifest) -> str | None:
+    """What is wrong with the states: each is a pair of its own, of a bounded size."""
+    states = manifest.states
+    names = [name for state in states for name in (state.input, state.output)]
+    names += [INPUT_NAME, *(output.name for output in manifest.outputs)]
+    if len(set(names)) != len(names):
+        return "a tensor has two roles: each state needs an input and an output of its own"
+    if any(axis < 1 for state in states for axis in state.shape):
+        return "an axis of a state is not at least 1"
+    total = sum(math.prod(state.shape) * _STATE_ITEM_BYTES for state in states)
+    if total > STATE_BYTES_MAX:
+        return f"the states take up to {total} bytes, {STATE_BYTES_MAX} are allowed"
+    return None
