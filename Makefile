@@ -1,27 +1,31 @@
 # Two commands matter: `make demo` and `make test`. Each sets everything up by itself.
 
 PYTHON ?= python3
+# What the tests install: `demo` is enough for every part that runs on a device, `all` adds the
+# frameworks that models may come from. Tests of a framework that is absent skip with a reason.
+EXTRAS ?= demo
+GROUPS := --group test --group lint $(if $(filter all,$(EXTRAS)),--group servers)
 BIN := .venv/bin
 
 .PHONY: help demo test lint bench bench-convert coverage-matrix clean broker
 .DELETE_ON_ERROR:
 
 help:
-	@echo "make demo    train, convert, run, push over MQTT, cut the broker off, push again: two minutes"
-	@echo "make test    every test, against real brokers"
-	@echo "make lint    ruff, mypy and the import arrows"
-	@echo "make bench   latency of a reading's way on this machine, kept in benchmarks/results/"
-	@echo "make bench-convert  speed and memory of converted models, and which form wins"
-	@echo "make coverage-matrix  every estimator of scikit-learn through the converter: benchmarks/COVERAGE.md"
-	@echo "make clean   remove what these made"
+	@echo "make demo             train, convert, run, push, cut the broker off, push again: two minutes"
+	@echo "make test             every test, against real brokers (EXTRAS=all: every framework)"
+	@echo "make lint             ruff, mypy and the import arrows"
+	@echo "make bench            latency of a reading's way, kept in benchmarks/results/"
+	@echo "make bench-convert    converted models against plain exports, and which form wins"
+	@echo "make coverage-matrix  every estimator of scikit-learn, to benchmarks/COVERAGE.md"
+	@echo "make clean            remove what these made"
 
 demo: .venv/.demo broker
 	$(BIN)/python benchmarks/keep.py demo $(BIN)/edge-agent demo
 
-test: .venv/.dev broker
+test: .venv/.dev-$(EXTRAS) broker
 	$(BIN)/python -m pytest
 
-lint: .venv/.dev
+lint: .venv/.dev-$(EXTRAS)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
@@ -52,8 +56,8 @@ clean:
 	$(BIN)/pip install --quiet --editable '.[demo]'
 	touch $@
 
-.venv/.dev: .venv/.demo
-	$(BIN)/pip install --quiet --editable '.[demo]' --group test --group lint
+.venv/.dev-$(EXTRAS): .venv/.demo
+	$(BIN)/pip install --quiet --editable '.[$(EXTRAS)]' $(GROUPS)
 	touch $@
 
 # The tests and the demo start a broker of their own: mosquitto where it is or may be installed,
