@@ -218,10 +218,10 @@ labels and of text.
 
 What may still differ, on other data than these: a tree behind a projection, a kernel, a norm or a
 power sees values that were computed in another order, and a value on the very edge of a split may
-fall on the other side; behind scalers, imputers and encoders trees see the same bits. Neighbours at equal
-distances are taken in any order by the original. Scores closer to each other than float32 can tell
-may swap their labels. A build counts every such flip on the validation data and says how far from
-the border it was.
+fall on the other side; behind scalers, imputers and encoders trees see the same bits. Neighbours
+at equal distances are taken in any order by the original. Scores closer to each other than float32
+can tell may swap their labels. A build counts every such flip on the validation data and says how
+far from the border it was.
 """
 _HEAD: Final = "| Estimator | Form | Equal | Refused | Wrong | Largest error |"
 
