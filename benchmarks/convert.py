@@ -47,13 +47,13 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 from sklearn.tree import DecisionTreeClassifier
 
-from converter.candidates import Allowance, judge_forms
 from converter.case import Case
 from converter.convert import decide
 from converter.data import Validation
+from converter.forms.candidates import Allowance, judge_forms
 from converter.frontends import Answers, Imported
 from converter.frontends.sklearn import import_estimator
-from converter.graph import Graph
+from converter.lowering.graph import Graph
 from converter.parity import FLOAT32
 from converter.recipe import ChannelRecipe, DataRecipe, QuantizeRecipe, Recipe, WindowRecipe
 from edge_agent.arrays import F32

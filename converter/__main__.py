@@ -65,7 +65,8 @@ def build(
     others alone. The exit code is then how many failed, and RESULT a list.
 
     The form that wins here need not win on the device. With --forms DIR take DIR to the device,
-    run 'python -m converter.target DIR >device.json' there, and build with --target device.json.
+    run 'python -m converter.forms.target DIR >device.json' there, and build with
+    --target device.json.
 
     Example: edge-convert build motion.yaml --output build
     """
@@ -117,7 +118,7 @@ def inspect(bundle: Path, *, as_json: bool) -> None:
 
     Example: edge-convert inspect motion-1.0.0.bundle
     """
-    from converter.describe import describe
+    from converter.reports.describe import describe
     from edge_agent.contract.bundle import read_bundle
     from edge_agent.contract.manifest import encode_manifest
 

@@ -12,7 +12,7 @@ from converter.data import Validation, read_validation
 from converter.features import WindowFeatures
 from converter.frontends import Answers, Imported, import_model
 from converter.recipe import Recipe
-from converter.remarks import remarks
+from converter.reports.remarks import remarks
 from converter.truth import Truth, require_every, true_classes, true_targets
 from edge_agent.arrays import F32
 from edge_agent.contract.errors import ConfigError

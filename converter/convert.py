@@ -10,8 +10,9 @@ from pathlib import Path
 
 import msgspec
 
-from converter.candidates import Allowance, Forms, judge_forms
 from converter.case import Case, open_case
+from converter.forms.candidates import Allowance, Forms, judge_forms
+from converter.forms.target import Target, write_forms
 from converter.measure import (
     Measured,
     encode_measured,
@@ -21,12 +22,11 @@ from converter.measure import (
     read_measured,
 )
 from converter.pack import pack, prove
-from converter.page import render
 from converter.parity import Outcome, choose, contenders
 from converter.profile import Profile, profile
 from converter.recipe import Recipe, check_recipe, load_recipe
 from converter.registry import Origin, fetched
-from converter.target import Target, write_forms
+from converter.reports.page import render
 from converter.turn import turn
 from edge_agent.contract.bundle import write_bundle
 from edge_agent.contract.errors import ConfigError

@@ -15,8 +15,17 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.exceptions import NotFittedError
 
-from converter.formulas import F64, FORMULAS, GraphOps, NumpyOps, Ops, Series, T, band_powers
-from converter.graph import Graph
+from converter.lowering.formulas import (
+    F64,
+    FORMULAS,
+    GraphOps,
+    NumpyOps,
+    Ops,
+    Series,
+    T,
+    band_powers,
+)
+from converter.lowering.graph import Graph
 from edge_agent.arrays import F32
 
 FEATURES: Final = tuple(FORMULAS)
@@ -29,7 +38,7 @@ class WindowTransformer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     A user's own window transformer derives from it and defines ``_compute(windows float64) ->
     float64 (n, features)``, ``_names(channel) -> names`` of one channel's features, and
-    ``onnx_form(graph, x)``, see :mod:`converter.lower`.
+    ``onnx_form(graph, x)``, see :mod:`converter.lowering.lower`.
     """
 
     takes_windows: Final = True
@@ -99,7 +108,7 @@ class Flatten(WindowTransformer):
         return np.array(names, dtype=object)
 
     def onnx_form(self, graph: Graph, x: str) -> str:
-        """The same in ONNX, see :mod:`converter.lower`."""
+        """The same in ONNX, see :mod:`converter.lowering.lower`."""
         return graph.add("Flatten", x, axis=1)
 
     def _compute(self, windows: F64) -> F64:
@@ -162,7 +171,7 @@ class WindowFeatures(WindowTransformer):
         return self
 
     def onnx_form(self, graph: Graph, x: str) -> str:
-        """The same in ONNX, see :mod:`converter.lower`."""
+        """The same in ONNX, see :mod:`converter.lowering.lower`."""
         series = graph.cast(graph.add("Transpose", x, perm=[0, 2, 1]), np.float64)
         columns = self._columns(GraphOps(graph), series)
         joined = graph.add("Concat", *columns, axis=2) if len(columns) > 1 else columns[0]

@@ -69,9 +69,9 @@ def carry_out(order: Order, progress: Callable[[str], None]) -> Done:
     """
     # Only now: scikit-learn and onnx need seconds to import.
     from converter.convert import build  # noqa: PLC0415
+    from converter.forms.target import read_target  # noqa: PLC0415
     from converter.registry import log_bundle  # noqa: PLC0415
-    from converter.target import read_target  # noqa: PLC0415
-    from converter.tensorboard import write_runs  # noqa: PLC0415
+    from converter.reports.tensorboard import write_runs  # noqa: PLC0415
 
     recipe = load_recipe(Path(order.recipe))
     if order.output is not None:

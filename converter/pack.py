@@ -20,7 +20,7 @@ from converter.frontends import Imported
 from converter.golden import choose_golden, pack_golden, shake
 from converter.parity import Outcome, answer_all
 from converter.profile import Profile
-from converter.report import Report, make_report
+from converter.reports.report import Report, make_report
 from edge_agent import __version__
 from edge_agent.contract.bundle import Bundle, pack_bundle, parse_bundle
 from edge_agent.contract.errors import BundleError, ConfigError

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from onnx_runs import assert_same_answers
 
-from converter.compact import compact
+from converter.forms.compact import compact
 from converter.frontends import Imported, import_model
 
 DATA = Path(__file__).resolve().parents[1] / ".." / "shared" / "data"

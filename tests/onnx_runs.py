@@ -6,7 +6,7 @@ import numpy as np
 import onnxruntime as ort
 
 from converter.frontends import Imported
-from converter.graph import Graph
+from converter.lowering.graph import Graph
 from edge_agent.contract.manifest import Output
 
 

@@ -16,21 +16,21 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from converter.absent import AbsentForm
-from converter.candidates import Allowance, judge_forms
 from converter.case import Case
 from converter.convert import decide
 from converter.data import Validation
-from converter.forest import read_forest
+from converter.forms.absent import AbsentForm
+from converter.forms.candidates import Allowance, judge_forms
+from converter.forms.half import half_form
+from converter.forms.prune import fewer_trees, shallower_trees
+from converter.forms.quantize import INT8_FORMS, Layers, int8_form
+from converter.forms.target import Row, bench, read_target, write_forms
 from converter.frontends.sklearn import import_estimator
-from converter.graph import Graph
-from converter.half import half_form
+from converter.lowering.forest import read_forest
+from converter.lowering.graph import Graph
 from converter.measure import Measured, machine, measure
 from converter.parity import FLOAT32
-from converter.prune import fewer_trees, shallower_trees
-from converter.quantize import INT8_FORMS, Layers, int8_form
 from converter.recipe import ChannelRecipe, DataRecipe, QuantizeRecipe, Recipe, WindowRecipe
-from converter.target import Row, bench, read_target, write_forms
 from edge_agent.contract.errors import ConfigError
 from edge_agent.contract.manifest import Output
 
@@ -289,7 +289,7 @@ def test_a_folder_of_forms_is_measured_as_a_program_on_the_target(logistic, tmp_
     forms = judge_forms(logistic, Allowance(0.0, frozenset(INT8_FORMS)), lambda _: None)
     write_forms(tmp_path, forms.models, logistic)
     done = subprocess.run(
-        [sys.executable, "-m", "converter.target", str(tmp_path)],
+        [sys.executable, "-m", "converter.forms.target", str(tmp_path)],
         capture_output=True,
         timeout=100,
         check=True,

@@ -16,11 +16,11 @@ from sklearn.ensemble import (
     RandomForestRegressor,
 )
 
-from converter.compact import compact, forests_of
-from converter.forest import plain_node, read_forest
+from converter.forms.compact import compact, forests_of
 from converter.frontends.sklearn import import_estimator
-from converter.graph import ML, Graph
-from converter.trees import Tree, ensemble
+from converter.lowering.forest import plain_node, read_forest
+from converter.lowering.graph import ML, Graph
+from converter.lowering.trees import Tree, ensemble
 from edge_agent.contract.manifest import Output
 
 DIGITS = load_digits(return_X_y=True)

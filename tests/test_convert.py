@@ -27,12 +27,12 @@ from sklearn.svm import LinearSVC
 
 from converter import Built, build
 from converter.features import WindowFeatures
+from converter.forms.quantize import INT8_FORMS
 from converter.frontends import Answers
 from converter.golden import choose_golden, pack_golden, shake
-from converter.graph import Graph
+from converter.lowering.graph import Graph
 from converter.measure import Measured, machine, measure
 from converter.parity import FLOAT32, Judged, choose, compare, flips
-from converter.quantize import INT8_FORMS
 from converter.recipe import (
     Aim,
     ChannelRecipe,

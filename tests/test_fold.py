@@ -10,9 +10,9 @@ from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MaxAbsScaler, MinMaxScaler, RobustScaler, StandardScaler
 
-from converter.fold import fold_scalers
+from converter.forms.fold import fold_scalers
 from converter.frontends.sklearn import import_estimator
-from converter.graph import Graph
+from converter.lowering.graph import Graph
 from edge_agent.contract.manifest import Output
 
 RNG = np.random.default_rng(0)

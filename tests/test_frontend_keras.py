@@ -14,10 +14,10 @@ import pytest
 from onnx_runs import assert_same_answers
 
 from converter.frontends import import_model
-from converter.keras_file import read_keras
-from converter.keras_model import parse_model
-from converter.keras_reference import evaluate
 from converter.model_io import ModelIO
+from converter.nets.keras_file import read_keras
+from converter.nets.keras_model import parse_model
+from converter.nets.keras_reference import evaluate
 from edge_agent.contract.errors import ConfigError
 
 pytest.importorskip("torch", reason="Keras has no backend here")

@@ -87,7 +87,7 @@ from sklearn.svm import SVC, SVR, LinearSVC, NuSVC, OneClassSVM
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor, ExtraTreeClassifier
 
 from converter.frontends.sklearn import import_estimator
-from converter.trees import float32_cut
+from converter.lowering.trees import float32_cut
 from edge_agent.contract.errors import ConfigError
 
 pytestmark = [

@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression
 
 from converter import build
 from converter.recipe import ChannelRecipe, DataRecipe, QuantizeRecipe, Recipe
-from converter.remarks import REMARKS_MAX, remarks
+from converter.reports.remarks import REMARKS_MAX, remarks
 
 
 def test_each_warning_is_a_note_once_and_stderr_stays_empty(

@@ -9,10 +9,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from converter.page import STRIPS_SHOWN, render
-from converter.plots import strip
 from converter.profile import Operator, Profile
-from converter.report import ClassFlips, PlacedFlip, Report
+from converter.reports.page import STRIPS_SHOWN, render
+from converter.reports.plots import strip
+from converter.reports.report import ClassFlips, PlacedFlip, Report
 from edge_agent.contract.manifest import (
     Figures,
     Golden,

@@ -15,7 +15,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 
 from converter import Built, build
 from converter.recipe import ChannelRecipe, DataRecipe, QuantizeRecipe, Recipe
-from converter.tensorboard import write_runs
+from converter.reports.tensorboard import write_runs
 from converter.verify import verify
 from edge_agent.contract.bundle import Bundle, pack_bundle, read_bundle, write_bundle
 from edge_agent.contract.errors import BundleError, ConfigError

@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import is_classifier
 
-from converter.boosters import (
+from converter.frontends import Context, Imported, require_package
+from converter.lowering.boosters import (
     CLASS_LINKS,
     Boosted,
     BoosterClassifier,
@@ -28,10 +29,9 @@ from converter.boosters import (
     lower_boosted,
     reading,
 )
-from converter.frontends import Context, Imported, require_package
-from converter.graph import Graph
-from converter.heads import Head
-from converter.trees import Tree, single_leaf
+from converter.lowering.graph import Graph
+from converter.lowering.heads import Head
+from converter.lowering.trees import Tree, single_leaf
 from edge_agent.arrays import F32
 from edge_agent.contract.errors import ConfigError
 

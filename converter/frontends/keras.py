@@ -12,12 +12,12 @@ from typing import Any, Final
 from numpy.typing import NDArray
 
 from converter.frontends import Context, Imported
-from converter.keras_file import KerasFile, read_keras
-from converter.keras_lower import lower_model, require_known
-from converter.keras_model import Call, KerasModel, foreign_classes, parse_model
-from converter.keras_reference import evaluate
-from converter.net_graph import first_line
-from converter.network import Run, import_network
+from converter.nets.keras_file import KerasFile, read_keras
+from converter.nets.keras_lower import lower_model, require_known
+from converter.nets.keras_model import Call, KerasModel, foreign_classes, parse_model
+from converter.nets.keras_reference import evaluate
+from converter.nets.net_graph import first_line
+from converter.nets.network import Run, import_network
 from edge_agent.contract.errors import ConfigError
 
 _BACKENDS: Final = ("tensorflow", "jax", "torch")

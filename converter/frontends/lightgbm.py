@@ -13,7 +13,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from converter.boosters import (
+from converter.frontends import Context, Imported, require_package
+from converter.frontends.lightgbm_text import Section, blank_up_to, read_text, tree_of
+from converter.lowering.boosters import (
     CLASS_LINKS,
     Boosted,
     BoosterClassifier,
@@ -26,11 +28,9 @@ from converter.boosters import (
     reading,
     two_sided,
 )
-from converter.frontends import Context, Imported, require_package
-from converter.graph import Graph
-from converter.heads import Head
-from converter.lightgbm_text import Section, blank_up_to, read_text, tree_of
-from converter.trees import single_leaf
+from converter.lowering.graph import Graph
+from converter.lowering.heads import Head
+from converter.lowering.trees import single_leaf
 from edge_agent.arrays import F32
 from edge_agent.contract.errors import ConfigError
 

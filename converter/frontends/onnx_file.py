@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from onnx import external_data_helper
 
 from converter.frontends import Context, Imported
-from converter.net_graph import first_line
-from converter.network import import_network
+from converter.nets.net_graph import first_line
+from converter.nets.network import import_network
 from edge_agent.contract.errors import ConfigError
 
 BYTES_MAX: Final = 2**31 - 1  # of a model with its weights: protobuf's own limit

@@ -21,9 +21,9 @@ from sklearn.utils.validation import check_is_fitted
 from converter.features import WindowFeatures
 from converter.frontends import Answers, Context, FeatureSpec, Imported
 from converter.frontends.files import load_estimator
-from converter.graph import Graph
-from converter.heads import Head, class_index, class_scores, task_of
-from converter.lower import lower_head
+from converter.lowering.graph import Graph
+from converter.lowering.heads import Head, class_index, class_scores, task_of
+from converter.lowering.lower import lower_head
 from edge_agent.arrays import F32
 from edge_agent.contract.errors import ConfigError
 from edge_agent.contract.manifest import INPUT_NAME, Output, Task

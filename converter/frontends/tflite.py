@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from converter.frontends import Context, Imported, require_package
-from converter.net_graph import first_line
-from converter.network import Run, import_network
-from converter.tflite_file import TFLiteModel, read_tflite
-from converter.tflite_lower import lower_model, require_known
+from converter.nets.net_graph import first_line
+from converter.nets.network import Run, import_network
+from converter.nets.tflite_file import TFLiteModel, read_tflite
+from converter.nets.tflite_lower import lower_model, require_known
 from edge_agent.contract.errors import ConfigError
 
 

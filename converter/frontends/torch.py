@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from converter.frontends import Context, Imported, require_package
 from converter.frontends.pt2 import clean_archive
 from converter.model_io import NOTHING_SAID, ModelIO
-from converter.net_graph import first_line
-from converter.network import Run, import_network
+from converter.nets.net_graph import first_line
+from converter.nets.network import Run, import_network
 from edge_agent.contract.errors import ConfigError
 
 torch: Any = require_package("torch", "torch")

@@ -18,7 +18,15 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from converter.boosters import (
+from converter.frontends import Context, Imported, require_package
+from converter.frontends.xgboost_json import (
+    forest_of,
+    groups_of,
+    require_whole,
+    tree_count,
+    tree_of,
+)
+from converter.lowering.boosters import (
     CLASS_LINKS,
     Boosted,
     BoosterClassifier,
@@ -32,11 +40,9 @@ from converter.boosters import (
     softmax,
     two_sided,
 )
-from converter.frontends import Context, Imported, require_package
-from converter.graph import Graph
-from converter.heads import Head
-from converter.trees import single_leaf
-from converter.xgboost_json import forest_of, groups_of, require_whole, tree_count, tree_of
+from converter.lowering.graph import Graph
+from converter.lowering.heads import Head
+from converter.lowering.trees import single_leaf
 from edge_agent.arrays import F32
 from edge_agent.contract.errors import ConfigError
 

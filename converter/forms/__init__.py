@@ -1,0 +1,1 @@
+"""The forms of a model that are worth measuring: smaller, quantized, folded."""

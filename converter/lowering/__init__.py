@@ -1,0 +1,1 @@
+"""Estimators as few, fast nodes; :mod:`.lower` is the door."""

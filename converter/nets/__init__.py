@@ -1,0 +1,1 @@
+"""Networks of any framework, layer by layer, to what every later step works with."""
