@@ -108,8 +108,8 @@ class Recipe(Settings, frozen=True, kw_only=True):
     Attributes:
         name: of the model, in topics and file names: letters, digits, ``-`` and ``_``.
         version: of the bundle, e.g. ``1.0.0``.
-        model: the trained model: ``.skops``, or ``.joblib``/``.pkl`` with ``allow_pickle``; a file of
-            XGBoost, LightGBM, CatBoost, PyTorch (``.pt2``), Keras, TFLite or ONNX; or in MLflow
+        model: the trained model: ``.skops``, or ``.joblib``/``.pkl`` with ``allow_pickle``; a file
+            of XGBoost, LightGBM, CatBoost, PyTorch (``.pt2``), Keras, TFLite or ONNX; or in MLflow
             ``models:/NAME@ALIAS``, ``models:/NAME/VERSION`` or ``runs:/ID/PATH``.
         data: validation data.
         channels: columns of a reading, in the model's order.
