@@ -8,7 +8,7 @@ from typing import Final
 
 import numpy as np
 
-from converter import keras_norm, keras_space
+from converter.nets import keras_norm, keras_space
 from converter.nets.activations import elu, leaky_relu
 from converter.nets.keras_model import Call
 from converter.nets.keras_recurrent import bidirectional, recurrent
