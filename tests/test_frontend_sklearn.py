@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import functools
+import os
 import subprocess
 import sys
 from itertools import pairwise
@@ -19,13 +21,15 @@ from sklearn.ensemble import (
     HistGradientBoostingClassifier,
     IsolationForest,
     RandomForestClassifier,
+    StackingClassifier,
+    VotingClassifier,
 )
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.multioutput import MultiOutputClassifier
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from converter.features import FEATURES, Flatten, WindowFeatures, WindowTransformer
 from converter.frontends import import_model
@@ -79,7 +83,11 @@ class Doubler(WindowTransformer):
         HistGradientBoostingClassifier(max_iter=3),
         MLPClassifier((4,), max_iter=5),
         MLPClassifier((4,), max_iter=5, solver="sgd"),
+        HistGradientBoostingClassifier(max_iter=3, categorical_features=[3]),
         KNeighborsClassifier(),
+        KNeighborsClassifier(metric="manhattan", algorithm="ball_tree"),
+        VotingClassifier([("a", LogisticRegression()), ("b", RandomForestClassifier(3))]),
+        StackingClassifier([("a", LogisticRegression())], RandomForestClassifier(3), cv=2),
         make_pipeline(StandardScaler(), LogisticRegression()),
     ],
     ids=lambda e: type(e).__name__,
@@ -97,6 +105,15 @@ def test_an_unknown_type_is_named_and_loads_only_when_trusted(tmp_path):
     model = load(path, trust=("test_frontend_sklearn.Doubler",))
     assert model.estimator == "Doubler > LogisticRegression"
     assert_same_answers(model, iris()[0][:, None, :])
+
+
+def test_a_reviewed_type_gives_no_way_to_a_function_that_is_not(tmp_path):
+    marker = tmp_path / "ran"
+    hostile = FunctionTransformer(functools.partial(os.system, f"touch {marker}"))
+    skops.io.dump(hostile, tmp_path / "m.skops")
+    with pytest.raises(ConfigError, match=r"reviewed list: posix\.system"):
+        load(tmp_path / "m.skops")
+    assert not marker.exists()
 
 
 def _own():
