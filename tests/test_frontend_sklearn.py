@@ -83,7 +83,6 @@ class Doubler(WindowTransformer):
         HistGradientBoostingClassifier(max_iter=3),
         MLPClassifier((4,), max_iter=5),
         MLPClassifier((4,), max_iter=5, solver="sgd"),
-        HistGradientBoostingClassifier(max_iter=3, categorical_features=[3]),
         KNeighborsClassifier(),
         KNeighborsClassifier(metric="manhattan", algorithm="ball_tree"),
         VotingClassifier([("a", LogisticRegression()), ("b", RandomForestClassifier(3))]),
