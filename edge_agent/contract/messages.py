@@ -14,6 +14,7 @@ import msgspec
 
 from edge_agent.contract.errors import LinkError
 from edge_agent.contract.names import is_sha256, name_fault, version_fault
+from edge_agent.contract.release import Payload
 
 MESSAGE_SCHEMA: Final = 1
 
@@ -257,13 +258,16 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
 class Desired(msgspec.Struct, frozen=True, kw_only=True):
     """Which bundle a model should run. Of all that apply to a device, the highest revision wins.
 
+    On the broker it is only a hint to look at the signed metadata, which alone decide; what these
+    say has the same form. An agent that runs unsigned believes the broker's.
+
     Attributes:
         revision: rises with every publish and rollback; milliseconds since 1970.
         model: name in the bundle's manifest, and of the pipelines that it is for.
         sha256: of the whole bundle file.
         bytes: size of the whole bundle file.
-        chunk_bytes: size of every chunk but the last.
-        index: digests of the blobs whose concatenation is the chunk list: 32 raw bytes a chunk.
+        payloads: how it travels; the first needs no base.
+        start_within_s: devices begin at a stable random moment within so many seconds.
     """
 
     schema: int = MESSAGE_SCHEMA
@@ -272,19 +276,24 @@ class Desired(msgspec.Struct, frozen=True, kw_only=True):
     version: str
     sha256: str
     bytes: int
-    chunk_bytes: int
-    index: tuple[str, ...]
+    payloads: tuple[Payload, ...]
+    start_within_s: float = 0.0
 
     @property
     def fault(self) -> str | None:
         """The first contradiction in the message, or None."""
         if self.schema > MESSAGE_SCHEMA:
             return f"the desired state has schema {self.schema}: update the agent first"
-        if not all(is_sha256(digest) for digest in (self.sha256, *self.index)):
+        if not is_sha256(self.sha256):
             return "a digest is malformed"
-        if self.bytes < 1 or self.chunk_bytes < 1 or self.revision < 1:
-            return "bytes, chunk_bytes and revision must be at least 1"
-        return name_fault("model", self.model) or version_fault(self.version)
+        if self.bytes < 1 or self.revision < 1 or self.start_within_s < 0:
+            return "bytes and revision must be at least 1, start_within_s at least 0"
+        if not self.payloads or self.payloads[0].base:
+            return "the first payload must need no base"
+        faults = (payload.fault for payload in self.payloads)
+        return next(filter(None, faults), None) or (
+            name_fault("model", self.model) or version_fault(self.version)
+        )
 
 
 T = TypeVar("T")
