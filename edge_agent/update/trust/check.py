@@ -89,7 +89,7 @@ class TrustCheck:
 
     def give(self, name: str, data: bytes | None) -> None:
         """Hand over a file, or say that there is none; ignored unless it is wanted."""
-        if self.wanted is None or name != self.wanted.name:
+        if self.wanted is None or name != self.wanted.file:
             return
         self.wanted = None
         if data is None:
@@ -107,7 +107,7 @@ class TrustCheck:
         if self._child is not None:
             self._read(self._child)
         if self._child is not None and time.monotonic() >= self._deadline_s:
-            waiting = f" (it waits for {self.wanted.name})" if self.wanted else ""
+            waiting = f" (it waits for {self.wanted.file})" if self.wanted else ""
             self._fail(f"the trust check took more than {self._seconds:g} s{waiting}", later=True)
         return self._result
 
