@@ -31,7 +31,8 @@ class Counters(msgspec.Struct, kw_only=True):
         missing: values that were NaN or infinite.
         out_of_range: values outside their channel's bounds.
         windows: windows that were complete, whether the model could answer or not.
-        infer_errors: windows on which the model failed.
+        infer_errors: windows on which the model failed; those in ``not_finite`` included.
+        not_finite: windows on which the model answered NaN or infinity.
         recorded: decisions offered as records.
         fired: decisions that fired.
         swaps: models taken over while running.
@@ -44,6 +45,7 @@ class Counters(msgspec.Struct, kw_only=True):
     out_of_range: int = 0
     windows: int = 0
     infer_errors: int = 0
+    not_finite: int = 0
     recorded: int = 0
     fired: int = 0
     swaps: int = 0
@@ -66,6 +68,19 @@ class Histogram:
             self._counts[(shift << _SUB_BITS) + (ns >> shift) if ns <= _NS_MAX else -1] += 1
         else:
             self._counts[ns] += 1
+
+    def copy(self) -> Histogram:
+        """What was recorded so far."""
+        copied = Histogram()
+        copied._counts, copied._max = self._counts.copy(), self._max
+        return copied
+
+    def since(self, earlier: Histogram) -> Latency:
+        """The percentiles of what was recorded after a copy was made; ``max`` is of all."""
+        later = self.copy()
+        pairs = zip(later._counts, earlier._counts, strict=True)
+        later._counts = [count - before for count, before in pairs]
+        return later.latency()
 
     def latency(self) -> Latency:
         """Count and percentiles so far, in microseconds; all 0 when nothing was recorded."""

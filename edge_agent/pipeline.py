@@ -13,18 +13,21 @@ from collections.abc import Callable
 from time import perf_counter_ns
 from typing import Final, Literal
 
+import msgspec
 import numpy as np
 
 from edge_agent.arrays import F32
 from edge_agent.chain import Chain, misfit, warm_up
 from edge_agent.clock import Clock
 from edge_agent.config import PipelineConfig
-from edge_agent.contract.errors import BundleError, InferenceError, SourceError
+from edge_agent.contract.errors import BundleError, InferenceError, NotFiniteError, SourceError
 from edge_agent.contract.manifest import Manifest
 from edge_agent.contract.messages import Decision, Metrics, PipelineStatus, Record
 from edge_agent.infer import Model
-from edge_agent.metrics import Meters, rss_bytes
+from edge_agent.metrics import Histogram, Meters, rss_bytes
+from edge_agent.shadow import Comparison, Shadow
 from edge_agent.sources.base import Source
+from edge_agent.update.trial import Health
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +87,9 @@ class Pipeline:
         self._complained_ns = self.beat_ns - _COMPLAIN_NS
         self._synced, self._synced_ns = clock.synced(), self.beat_ns
         self._chain: Chain | None = None
-        self._swaps: deque[tuple[Chain, threading.Event]] = deque()
+        self._shadow: Shadow | None = None
+        self._swaps: deque[Callable[[], None]] = deque()
+        self._since = (msgspec.structs.replace(self.meters.counters), Histogram())
         self._adopting = threading.Lock()
         self._over = False
         if model is not None:
@@ -163,6 +168,7 @@ class Pipeline:
                 try:
                     self._decide(chain, before + at + 1, wall, (given_ns, turn_ns, window_ns))
                 except InferenceError as exc:
+                    counters.not_finite += isinstance(exc, NotFiniteError)
                     self._complain(exc)
 
     def _decide(
@@ -174,6 +180,8 @@ class Pipeline:
         infer_ns = perf_counter_ns()
         state, fired = chain.decider.step(index, score, self.beat_ns)
         decide_ns = perf_counter_ns()
+        if self._shadow is not None:
+            self._shadow.offer(chain.window.view, chain.labels[index], score)
         self._last = decision = Decision(
             t=wall,
             synced=self._synced,
@@ -241,12 +249,17 @@ class Pipeline:
         """Take over the models that wait, oldest first; the last one decides from now on."""
         with self._adopting:  # after the end of run() several threads may be here
             while self._swaps:
-                chain, taken = self._swaps.popleft()
-                if self._chain is not None:
-                    chain.continue_from(self._chain)
-                    self.meters.counters.swaps += 1
-                self._chain = chain
-                taken.set()
+                self._swaps.popleft()()
+
+    def _take_over(self, chain: Chain, taken: threading.Event) -> None:
+        """Decide by this chain from the next reading on."""
+        if self._chain is not None:
+            chain.continue_from(self._chain)
+            self.meters.counters.swaps += 1
+        self._chain = chain
+        infer = self.meters.stages["infer"]
+        self._since = (msgspec.structs.replace(self.meters.counters), infer.copy())
+        taken.set()
 
     # --- any thread ------------------------------------------------------------------------------
 
@@ -268,10 +281,61 @@ class Pipeline:
             raise BundleError(fault)
         warm_up(model)
         taken = threading.Event()
-        self._swaps.append((Chain(model, self._config.decide, self.meters.counters), taken))
+        chain = Chain(model, self._config.decide, self.meters.counters)
+        return self._hand_over(lambda: self._take_over(chain, taken), taken)
+
+    def exchange(self, load: Callable[[], Model], back: Callable[[], Model]) -> threading.Event:
+        """Take a new model over where two do not fit into memory: the old one is let go first.
+
+        The pipeline's own thread loads; meanwhile readings wait in the source. Any thread.
+
+        Args:
+            load: gives the new model, which fits.
+            back: gives the old one, for when ``load`` fails.
+
+        Returns:
+            As :meth:`swap`; the event is set even when the old model is back.
+        """
+        taken = threading.Event()
+
+        def work() -> None:
+            if self._chain is None:
+                model = load()
+            else:
+                self._chain.release()
+                try:
+                    model = load()
+                except InferenceError as exc:
+                    log.error("pipeline %s: %s; the old model is loaded again", self.name, exc)
+                    model = back()
+            warm_up(model)
+            self._take_over(Chain(model, self._config.decide, self.meters.counters), taken)
+
+        return self._hand_over(work, taken)
+
+    def _hand_over(self, work: Callable[[], None], taken: threading.Event) -> threading.Event:
+        self._swaps.append(work)
         if self._over:
             self._adopt()
         return taken
+
+    def accompany(self, shadow: Shadow | None) -> None:
+        """Show every decided window to a second model from now on; None for no more."""
+        self._shadow = shadow
+
+    def health(self) -> Health:
+        """How the model that it runs has done since it was taken over. Any thread."""
+        before, infer_before = self._since
+        now, shadow = self.meters.counters, self._shadow
+        found = shadow.comparison() if shadow else Comparison()
+        return Health(
+            windows=now.windows - before.windows,
+            errors=now.infer_errors - before.infer_errors,
+            not_finite=now.not_finite - before.not_finite,
+            infer_p99_us=self.meters.stages["infer"].since(infer_before).p99,
+            compared=found.compared,
+            disagreed=found.disagreed,
+        )
 
     def misfit(self, manifest: Manifest) -> str | None:
         """Say why a bundle cannot run in this pipeline; None when it can. Any thread."""

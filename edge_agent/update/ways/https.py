@@ -15,6 +15,7 @@ from queue import Empty, SimpleQueue
 from typing import Final
 from urllib.parse import urlsplit
 
+from edge_agent.address import web_url_fault
 from edge_agent.contract.errors import ConfigError
 from edge_agent.link import Event
 from edge_agent.update.ways.base import Answer, Blob, Want
@@ -24,7 +25,6 @@ log = logging.getLogger(__name__)
 _TIMEOUT_S: Final = 20.0
 _PAUSE_S: Final = 5.0  # after an error
 _IDLE_S: Final = 1.0  # how soon the thread sees that it is to end
-_LOCAL: Final = ("127.0.0.1", "::1", "localhost")
 
 
 class HttpsWay:
@@ -41,8 +41,8 @@ class HttpsWay:
 
     def __init__(self, url: str, ca_file: str | None, wake: Callable[[], None]) -> None:
         parts = urlsplit(url)
-        if url_fault(url) is not None or parts.hostname is None:
-            raise ConfigError(f"{url}: {url_fault(url)}")
+        if (fault := web_url_fault(url)) or parts.hostname is None:
+            raise ConfigError(fault or url)
         self._host, self._port, self._path = parts.hostname, parts.port, parts.path.rstrip("/")
         self._tls = _context(ca_file) if parts.scheme == "https" else None
         self._wake = wake
@@ -149,16 +149,6 @@ class HttpsWay:
         if response.status in (http.client.NOT_FOUND, http.client.FORBIDDEN, http.client.GONE):
             return None
         raise http.client.HTTPException(f"status {response.status}")
-
-
-def url_fault(url: str) -> str | None:
-    """Why a URL cannot be used; None when it can."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("https", "http") or not parts.hostname:
-        return "give https://HOST/PATH"
-    if parts.scheme == "http" and parts.hostname not in _LOCAL:
-        return "plain http is only for this machine: use https"
-    return None
 
 
 def _body(response: http.client.HTTPResponse, want: Want) -> bytes:
