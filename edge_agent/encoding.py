@@ -113,7 +113,7 @@ def _unpacked(encoding: Encoding, payload: BinaryIO, base: BinaryIO | None) -> I
 
 
 def _inflated(payload: BinaryIO, window_log: int, prefix: bytes | None = None) -> Iterator[bytes]:
-    options = {_Limits.window_log_max: window_log}
+    options: dict[int, int] = {_Limits.window_log_max: window_log}
     raw = zstd.ZstdDict(prefix, is_raw=True).as_prefix if prefix is not None else None
     unpacker = zstd.ZstdDecompressor(zstd_dict=raw, options=options)
     try:

@@ -69,22 +69,20 @@ class Histogram:
         else:
             self._counts[ns] += 1
 
-    def copy(self) -> Histogram:
-        """What was recorded so far."""
-        copied = Histogram()
-        copied._counts, copied._max = self._counts.copy(), self._max
-        return copied
-
-    def since(self, earlier: Histogram) -> Latency:
-        """The percentiles of what was recorded after a copy was made; ``max`` is of all."""
-        later = self.copy()
-        pairs = zip(later._counts, earlier._counts, strict=True)
-        later._counts = [count - before for count, before in pairs]
-        return later.latency()
+    def counts(self) -> list[int]:
+        """How often each bucket was hit so far, for :meth:`since`."""
+        return self._counts.copy()  # one bytecode: what is recorded meanwhile is in or out
 
     def latency(self) -> Latency:
         """Count and percentiles so far, in microseconds; all 0 when nothing was recorded."""
-        counts = self._counts.copy()  # one bytecode: what is recorded meanwhile is in or out
+        return self._latency(self.counts())
+
+    def since(self, earlier: list[int]) -> Latency:
+        """The same of what was recorded after ``earlier`` was counted; ``max`` is of all."""
+        pairs = zip(self.counts(), earlier, strict=True)
+        return self._latency([now - before for now, before in pairs])
+
+    def _latency(self, counts: list[int]) -> Latency:
         total, largest = sum(counts), self._max
         p50, p99, p999 = (
             min(_quantile_ns(counts, total, share), largest) / _NS_PER_US

@@ -23,11 +23,11 @@ from edge_agent.config import PipelineConfig
 from edge_agent.contract.errors import BundleError, InferenceError, NotFiniteError, SourceError
 from edge_agent.contract.manifest import Manifest
 from edge_agent.contract.messages import Decision, Metrics, PipelineStatus, Record
+from edge_agent.health import Health
 from edge_agent.infer import Model
-from edge_agent.metrics import Histogram, Meters, rss_bytes
+from edge_agent.metrics import Meters, rss_bytes
 from edge_agent.shadow import Comparison, Shadow
 from edge_agent.sources.base import Source
-from edge_agent.update.trial import Health
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +89,10 @@ class Pipeline:
         self._chain: Chain | None = None
         self._shadow: Shadow | None = None
         self._swaps: deque[Callable[[], None]] = deque()
-        self._since = (msgspec.structs.replace(self.meters.counters), Histogram())
+        self._since = (
+            msgspec.structs.replace(self.meters.counters),
+            self.meters.stages["infer"].counts(),
+        )
         self._adopting = threading.Lock()
         self._over = False
         if model is not None:
@@ -110,11 +113,11 @@ class Pipeline:
     def run(self, stop: threading.Event) -> None:
         """Work until ``stop`` is set or the source has ended: the body of the thread."""
         try:
-            self._await_model(stop)
             pause_s = _REOPEN_S
             while not stop.is_set():
                 before = self.meters.counters.readings
                 try:
+                    self._await_model(stop)
                     self._read_on(stop)
                 except EOFError:
                     self._state = "ended"
@@ -133,7 +136,7 @@ class Pipeline:
             self._adopt()  # whoever swaps is never left waiting
 
     def _read_on(self, stop: threading.Event) -> None:
-        """The main loop: open the source and take block after block of readings."""
+        """The main loop: open the source and take block after block, while there is a model."""
         block = np.empty((_BLOCK_N, len(self._config.channels)), np.float32)
         try:
             self._source.open()
@@ -144,6 +147,8 @@ class Pipeline:
                 self._beat()
                 if self._swaps:
                     self._adopt()
+                    if self._chain is None:
+                        return
                 if count:
                     self._take(block[:count], given_ns)
         finally:
@@ -219,6 +224,8 @@ class Pipeline:
     def _await_model(self, stop: threading.Event) -> None:
         """Stay ``waiting`` until there is a model, or ``stop``."""
         self._adopt()
+        if self._chain is None:
+            self._state = "waiting"
         while self._chain is None and not stop.wait(_POLL_S):
             self._beat()
             self._adopt()
@@ -258,7 +265,7 @@ class Pipeline:
             self.meters.counters.swaps += 1
         self._chain = chain
         infer = self.meters.stages["infer"]
-        self._since = (msgspec.structs.replace(self.meters.counters), infer.copy())
+        self._since = (msgspec.structs.replace(self.meters.counters), infer.counts())
         taken.set()
 
     # --- any thread ------------------------------------------------------------------------------
@@ -306,7 +313,8 @@ class Pipeline:
                 try:
                     model = load()
                 except InferenceError as exc:
-                    log.error("pipeline %s: %s; the old model is loaded again", self.name, exc)
+                    # The message says it all; a traceback would say nothing more.
+                    log.error("pipeline %s: %s; the old one is loaded again", self.name, exc)  # noqa: TRY400
                     model = back()
             warm_up(model)
             self._take_over(Chain(model, self._config.decide, self.meters.counters), taken)
@@ -318,6 +326,16 @@ class Pipeline:
         if self._over:
             self._adopt()
         return taken
+
+    def withdraw(self) -> threading.Event:
+        """Decide no more until there is another model. Any thread; returns as :meth:`swap`."""
+        taken = threading.Event()
+
+        def work() -> None:
+            self._chain = None
+            taken.set()
+
+        return self._hand_over(work, taken)
 
     def accompany(self, shadow: Shadow | None) -> None:
         """Show every decided window to a second model from now on; None for no more."""

@@ -243,6 +243,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
         boot: which start of the agent speaks.
         host: host name, to find a cloned SD card by.
         conflicts: ``BOOT on HOST`` of other live agents that use this device id.
+        trust: whose models it runs: ``signed``, ``unsigned``, empty for none, or what is wrong.
     """
 
     schema: int = MESSAGE_SCHEMA
@@ -261,6 +262,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     pipelines: tuple[PipelineStatus, ...] = ()
     outbox: OutboxStatus | None = None
     updates: tuple[UpdateReport, ...] = ()
+    trust: str = ""
 
 
 class Desired(msgspec.Struct, frozen=True, kw_only=True):

@@ -29,6 +29,9 @@ RELEASE_SCHEMA: Final = 1
 SCOPE_ALL: Final = "all"
 """The scope of bundles that every device may run; a group must not have this name."""
 
+ISSUED: Final = "edge-issued"
+"""Signed field of the timestamp: when it was made, in whole seconds since 1970."""
+
 Encoding = Literal["raw", "zstd", "zstd-prefix", "subtract"]
 """How a payload becomes the bundle file.
 

@@ -1,4 +1,4 @@
-"""What this device is ordered to run: by signed metadata, or, unsigned, by whatever the broker says.
+"""What this device is ordered to run, by signed metadata.
 
 A retained desired state is a hint that there are new orders, and so is a change of the index of
 the metadata; either starts a trust check. Without hints one is made from time to time.
@@ -10,7 +10,6 @@ import logging
 from collections.abc import Callable
 from typing import Final
 
-from edge_agent.contract.messages import Desired
 from edge_agent.update.trust.check import TrustCheck
 from edge_agent.update.trust.protocol import Answer as Verdict
 from edge_agent.update.ways.base import Answer, File, Way
@@ -102,8 +101,3 @@ class Orders:
             log.error("no new orders are taken: %s", verdict.reason)
         self.fault = verdict.reason
         return None
-
-
-def as_verdict(desired: Desired) -> Verdict:
-    """What an unsigned desired state orders: development only."""
-    return Verdict(ok=True, desired={desired.model: desired})

@@ -1,5 +1,4 @@
-"""What the store knows of one model, as values: which bundle runs, ran before, was refused, and
-which one is on its way.
+"""What the store knows of one model, as values: what runs, ran before, is on its way, was refused.
 
 Format 2 added the journal of the update that is under way; a pointer of format 1 has none.
 """

@@ -132,6 +132,13 @@ class Store:
         """The folder for a payload that is being fetched, or would be, by its digest."""
         return self._partial / sha256
 
+    def forget_partial(self, sha256: str) -> None:
+        """Remove what was fetched of a payload, so that it can be fetched anew."""
+        folder = self.partial(sha256)
+        if folder.exists():
+            with storage(folder):
+                shutil.rmtree(folder)
+
     def read(self, sha256: str) -> Bundle:
         """Read a bundle and check every byte of it.
 
@@ -222,8 +229,7 @@ class Store:
                     self._disk.remove(file)
             for folder in self._partial.iterdir():
                 if folder.name not in keep:
-                    with storage(folder):
-                        shutil.rmtree(folder)
+                    self.forget_partial(folder.name)
 
     def _names(self) -> set[str]:
         """The models that have a pointer, or had one before it got lost."""

@@ -2,39 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
-import msgspec
-
 from edge_agent.config import TrialConfig
-
-
-class Health(msgspec.Struct, frozen=True, kw_only=True):
-    """What one pipeline has seen since the model that it runs was taken over.
-
-    Attributes:
-        windows: that were complete.
-        errors: windows on which the model failed, those in ``not_finite`` included.
-        not_finite: windows on which it answered NaN or infinity.
-        infer_p99_us: 99th percentile of an inference.
-        compared: windows that the model before has answered too.
-        disagreed: of those, how many got another label.
-    """
-
-    windows: int = 0
-    errors: int = 0
-    not_finite: int = 0
-    infer_p99_us: float = 0.0
-    compared: int = 0
-    disagreed: int = 0
-
-
-class Patient(Protocol):
-    """What is watched: a pipeline."""
-
-    def health(self) -> Health:
-        """How the model that it runs is doing. Any thread."""
-        ...
+from edge_agent.health import Health
 
 
 def illness(health: Health, config: TrialConfig) -> str | None:

@@ -31,6 +31,7 @@ from tuf.ngclient.fetcher import FetcherInterface
 
 from edge_agent.contract.errors import BundleError, StorageError
 from edge_agent.contract.messages import Desired
+from edge_agent.contract.release import ISSUED
 from edge_agent.update.bounds import bound
 from edge_agent.update.disk import Disk
 from edge_agent.update.trust.mark import Mark, read_mark, write_mark
@@ -39,9 +40,6 @@ from edge_agent.update.trust.resolve import Target, resolve
 
 MADE: Final = datetime(2026, 11, 27, tzinfo=UTC)
 """No clock of a device that runs this agent is before this day; moved with every release."""
-
-ISSUED: Final = "edge-issued"
-"""Signed field of the timestamp: when it was made, in seconds since 1970."""
 
 _URL: Final = "edge:/"
 _NOT_FOUND: Final = 404

@@ -79,7 +79,7 @@ class HttpsWay:
 
     def answers(self) -> list[Answer]:
         """What was downloaded."""
-        found = []
+        found: list[Answer] = []
         while True:
             try:
                 answer = self._given.get_nowait()

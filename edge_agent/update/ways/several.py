@@ -47,7 +47,7 @@ class SeveralWays:
 
     def take(self, event: Event) -> bool:
         """Show the event to each."""
-        return any([way.take(event) for way in self._ways])  # a list: all must see it
+        return sum(way.take(event) for way in self._ways) > 0  # not any(): all must see it
 
     def answers(self) -> list[Answer]:
         """What has come; an absence counts when every way that is ready has said so."""
@@ -64,7 +64,7 @@ class SeveralWays:
 
     def news(self) -> bool:
         """Whether any of them has some."""
-        return any([way.news() for way in self._ways])  # a list: all must be asked
+        return sum(way.news() for way in self._ways) > 0  # not any(): all must be asked
 
     def close(self) -> None:
         """Close each."""
