@@ -25,7 +25,7 @@ from edge_agent.contract.manifest import Manifest
 from edge_agent.contract.messages import Decision, Metrics, PipelineStatus, Record
 from edge_agent.health import Health
 from edge_agent.infer import Model
-from edge_agent.metrics import Meters, rss_bytes
+from edge_agent.metrics import Counters, Meters, rss_bytes
 from edge_agent.shadow import Comparison, Shadow
 from edge_agent.sources.base import Source
 
@@ -264,9 +264,13 @@ class Pipeline:
             chain.continue_from(self._chain)
             self.meters.counters.swaps += 1
         self._chain = chain
-        infer = self.meters.stages["infer"]
-        self._since = (msgspec.structs.replace(self.meters.counters), infer.counts())
+        self._since = self._mark()
         taken.set()
+
+    def _mark(self) -> tuple[Counters, list[int]]:
+        """What was counted until now, for the health of the model that is taken over."""
+        infer = self.meters.stages["infer"]
+        return msgspec.structs.replace(self.meters.counters), infer.counts()
 
     # --- any thread ------------------------------------------------------------------------------
 

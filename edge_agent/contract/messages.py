@@ -287,7 +287,7 @@ class Desired(msgspec.Struct, frozen=True, kw_only=True):
     sha256: str
     bytes: int
     payloads: tuple[Payload, ...]
-    start_within_s: float = 0.0
+    start_within_s: int = 0
 
     @property
     def fault(self) -> str | None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import os
+import sys
 from collections.abc import Callable
+from getpass import getpass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -51,7 +53,8 @@ def passphrase_option(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def wrapped(passphrase_file: Path | None, **values: Any) -> None:
-        command(passphrase=functools.cache(lambda: _passphrase(passphrase_file)), **values)
+        ask: Secret = functools.cache(lambda: _passphrase(passphrase_file))
+        command(passphrase=ask, **values)
 
     help_text = f"File whose first line opens the offline keys; or set {PASSPHRASE_ENV}."
     option: Callable[..., Callable[..., None]] = click.option(
@@ -324,7 +327,6 @@ def _passphrase(file: Path | None) -> bytes | None:
         return file.read_bytes().split(b"\n")[0].rstrip(b"\r") or None
     if given := os.environ.get(PASSPHRASE_ENV):
         return given.encode()
-    if click.get_text_stream("stdin").isatty():
-        asked = click.prompt("Passphrase of the offline keys", hide_input=True, default="")
-        return str(asked).encode() or None
+    if sys.stdin.isatty():
+        return getpass("Passphrase of the offline keys: ").encode() or None
     return None
