@@ -112,14 +112,18 @@ class FieldTest:
             f"on trial: {seen} of {trial.windows_min} windows" if seen < trial.windows_min else ""
         )
 
-    def go_back(self, old: Bundle | None) -> None:
-        """Hand the model before to the pipelines again, or none."""
+    def go_back(self) -> None:
+        """Hand the model before to the pipelines again, or none.
+
+        Raises:
+            InferenceError: it cannot be loaded any more.
+        """
         self.close()
-        if old is None:
+        if self._old is None:
             for target in self._targets:
                 target.withdraw()
         else:
-            self._hand_over(old, self._new)
+            self._hand_over(self._old, self._new)
 
     def close(self) -> None:
         """Compare no more. May be called twice."""

@@ -113,9 +113,8 @@ class Job:
 
     def go_back(self) -> None:
         """The trial has failed: the pipelines take the model before again."""
-        current = self._store.pointer(self.desired.model).current
-        field_test = self._field_test or self._begin_trial(0)
-        field_test.go_back(self._store.read(current.sha256) if current else None)
+        field_test = self._field_test or self._make_trial(0)
+        field_test.go_back()
 
     # --- what each state does --------------------------------------------------------------------
 
@@ -252,7 +251,10 @@ class Job:
     def _trial(self, now_ns: int) -> UpdateState | None:
         """Run it in the pipelines, and watch."""
         if self._field_test is None:
-            self._field_test = self._begin_trial(now_ns)
+            self._field_test = self._make_trial(now_ns)
+            if not self._is_running:
+                self._is_running = True
+                self._field_test.begin()
         self.note = self._field_test.note(now_ns)
         if fault := self._field_test.fault():
             raise InferenceError(fault)
@@ -261,16 +263,11 @@ class Job:
         self._field_test.close()
         return "committed"
 
-    def _begin_trial(self, now_ns: int) -> FieldTest:
+    def _make_trial(self, now_ns: int) -> FieldTest:
         current = self._store.pointer(self.desired.model).current
         old = self._store.read(current.sha256) if current else None
-        field_test = FieldTest(
-            self._store.read(self.desired.sha256), old, self._targets, self._config, now_ns
-        )
-        if not self._is_running:
-            field_test.begin()
-        self._is_running = True
-        return field_test
+        new = self._store.read(self.desired.sha256)
+        return FieldTest(new, old, self._targets, self._config, now_ns)
 
     def _start_probe(self) -> Probe:
         return Probe(

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from edge_agent.config import BrokerConfig
 from edge_agent.contract.errors import ConfigError
 from edge_agent.contract.release import SCOPE_ALL
+from edge_agent.fleet.options import broker_options
 
 if TYPE_CHECKING:
     from edge_agent.fleet.parcel import Parcel, Target
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 REPO_ENV: Final = "EDGE_FLEET_REPO"
 KEYS_ENV: Final = "EDGE_FLEET_KEYS"
 PASSPHRASE_ENV: Final = "EDGE_FLEET_PASSPHRASE"  # noqa: S105 (the name of a variable)
+_CONNECT_S: Final = 30.0
+_ANSWER_S: Final = 3.0
 BASES_N: Final = 4
 """The newest approved bundles of a model that a new one is compared with, for deltas."""
 
@@ -119,18 +123,20 @@ def approve(
 
 @click.command()
 @repo_option
+@click.option("--publish", "is_out", is_flag=True, help="Put it on the broker too.")
 @click.option("--json", "as_json", is_flag=True, help="Print what expires when as JSON.")
-def refresh(*, repo: Path | None, as_json: bool) -> None:
+@broker_options
+def refresh(*, repo: Path | None, is_out: bool, as_json: bool, broker: BrokerConfig) -> None:
     """Renew what the online keys sign, before it expires. A timer calls this once a day.
 
-    Publish afterwards with edge-fleet serve, or the next edge-fleet publish.
-
-    Example: edge-fleet refresh --repo fleet
+    Example: edge-fleet refresh --publish --repo fleet
     """
     import json
 
     repository = open_repository(repo)
     repository.refresh()
+    if is_out:
+        publish_trust(repository, broker)
     ends = {
         "root": repository.root.signed.expires,
         "timestamp": repository.timestamp.signed.expires,
@@ -145,7 +151,10 @@ def refresh(*, repo: Path | None, as_json: bool) -> None:
 
 @click.group()
 def keys() -> None:
-    """Show, replace and add keys."""
+    """Show, replace and add keys.
+
+    Example: edge-fleet keys list --repo fleet
+    """
 
 
 @keys.command("list")
@@ -255,6 +264,24 @@ def approve_bundle(
     signers = read_keys(_need(keys), role_of(scope), passphrase())
     repository.approve(release, signers, scope)
     click.echo("approved")
+
+
+def publish_trust(repository: Repository, broker: BrokerConfig) -> None:
+    """Put the signed metadata on the broker, and read them back.
+
+    Raises:
+        LinkError: the broker cannot be reached, or does not keep them.
+    """
+    from edge_agent.contract.topics import Topics
+    from edge_agent.fleet.parcel import trust_files
+    from edge_agent.fleet.seed import put_index, seed
+    from edge_agent.fleet.session import open_session
+
+    trust, topics = trust_files(repository.files()), Topics(broker.prefix)
+    with open_session(broker) as session:
+        session.connect(_CONNECT_S)
+        seed(session, topics, trust.blobs, answer_s=_ANSWER_S, progress=lambda *_: None)
+        put_index(session, topics, trust.index, _ANSWER_S)
 
 
 def ordered_parcel(repository: Repository, sha256: str, target: Target) -> tuple[str, Parcel]:
