@@ -295,6 +295,13 @@ def test_a_thief_of_the_online_keys_cannot_make_the_offline_roles_expire(fleet, 
     assert ask(fleet, trust, now=time.time()).ok
     mark = read_mark(trust / "mark.json")
     assert mark.issued <= time.time() + 366 * DAY_S
+    fleet.repository._now = time.time
+    fleet.repository.refresh()
+    assert "expired" in ask(fleet, trust).reason  # for this device a year has passed
+    fleet.repository.rotate("online", fleet.keys, SECRET)
+    fleet.reopen()
+    assert ask(fleet, trust).ok  # what the stolen keys said is forgotten with them
+    assert ask(fleet, trust).ok
     assert floor(0.0, 0.0) == MADE
 
 
@@ -347,3 +354,14 @@ def test_plain_tuf_agrees_with_what_the_repository_signs(fleet, tmp_path):
     assert plain_client(fleet, tmp_path / "plain", fleet.files()) is not None
     with pytest.raises(RepositoryError):
         plain_client(fleet, tmp_path / "bad", {**fleet.files(), "timestamp.json": b"{}"})
+
+
+def test_renewing_keeps_devices_going(fleet, trust):
+    fleet.order(fleet.approve(fleet.release()))
+    assert ask(fleet, trust).ok
+    before = fleet.repository.root.signed.expires
+    fleet.repository._now = lambda: time.time() + 300 * DAY_S
+    fleet.repository.renew(fleet.keys, SECRET)
+    fleet.reopen()
+    assert fleet.repository.root.signed.expires > before
+    assert ask(fleet, trust, now=time.time() + 301 * DAY_S).desired["motion"].version == "1.0.0"

@@ -201,6 +201,19 @@ def keys_revoke(keyid: str, *, repo: Path | None, keys: Path | None, passphrase:
     click.echo(f"{role} has a new key: {path}; publish once more, so that devices learn of it")
 
 
+@keys.command("renew")
+@repo_option
+@keys_option
+@passphrase_option
+def keys_renew(*, repo: Path | None, keys: Path | None, passphrase: Secret) -> None:
+    """Sign what the offline keys sign (root, targets) for another year.
+
+    Example: edge-fleet keys renew --repo fleet --keys /media/stick/keys
+    """
+    open_repository(repo).renew(_need(keys), passphrase())
+    click.echo("root and targets hold for another year; edge-fleet refresh --publish sends them")
+
+
 @keys.command("add-group")
 @click.argument("group")
 @repo_option

@@ -212,6 +212,20 @@ class Repository:
         """Renew what the online keys sign, before it expires."""
         self._commit({ROLLOUT: self._online(ROLLOUT)})
 
+    def renew(self, keys: Path, passphrase: bytes | None) -> None:
+        """Sign what the offline keys sign anew, before it expires.
+
+        Args:
+            keys: folder with two of the root's keys and that of targets.
+            passphrase: of these keys.
+
+        Raises:
+            ConfigError: a key is missing.
+        """
+        self._renew_root(self._root_signers(keys, passphrase))
+        signers = read_keys(keys, Targets.type, passphrase)
+        self._commit({Targets.type: signers, ROLLOUT: self._online(ROLLOUT)})
+
     def add_group(
         self, group: str, keys: Path, passphrase: bytes | None, signers: Sequence[CryptoSigner]
     ) -> None:
@@ -347,13 +361,7 @@ class Repository:
         revoke: Sequence[str],
     ) -> None:
         """A new root, signed by enough of the old keys and of the new ones."""
-        old = [
-            signer
-            for signer in read_keys(keys, Root.type, passphrases[0])
-            if signer.public_key.keyid in self.root.signed.roles[Root.type].keyids
-        ]
-        if len(old) < ROOT_THRESHOLD:
-            raise ConfigError(f"{len(old)} of the root's keys are in {keys}, two must sign")
+        old = self._root_signers(keys, passphrases[0])
         signer, root = make_key(path, passphrases[1]), self.root.signed
         names = ["snapshot", "timestamp"] if role == ONLINE else [role]
         for name in names:
@@ -363,13 +371,23 @@ class Repository:
             root.add_key(signer.public_key, name)
         if len(root.roles[Root.type].keyids) < ROOT_THRESHOLD + 1 and role == Root.type:
             raise ConfigError("the root needs three keys: add one before another is revoked")
-        self._renew(self.root, bump=True, days=DAYS["root"])
-        signers = [*old, signer] if role == Root.type else old
-        self._sign(self.root, signers, f"{root.version}.root.json")
+        self._renew_root([*old, signer] if role == Root.type else old)
         if role == Targets.type:
             self._commit({Targets.type: [signer]})
         else:
             self._commit({})
+
+    def _root_signers(self, keys: Path, passphrase: bytes | None) -> list[CryptoSigner]:
+        known = self.root.signed.roles[Root.type].keyids
+        found = read_keys(keys, Root.type, passphrase)
+        signers = [signer for signer in found if signer.public_key.keyid in known]
+        if len(signers) < ROOT_THRESHOLD:
+            raise ConfigError(f"{len(signers)} of the root's keys are in {keys}, two must sign")
+        return signers
+
+    def _renew_root(self, signers: Sequence[CryptoSigner]) -> None:
+        self._renew(self.root, bump=True, days=DAYS["root"])
+        self._sign(self.root, signers, f"{self.root.signed.version}.root.json")
 
     def _rotate_delegated(
         self, role: str, signer: CryptoSigner, keys: Path, passphrase: bytes | None

@@ -88,7 +88,7 @@ def answer(ask: Ask, get: Callable[[str], bytes | None]) -> Answer:
         found = _resolved(updater, ask)
         sync(folder)
     except ExpiredMetadataError as exc:
-        reason = f"{exc}: run edge-fleet refresh, and check the clock of this device"
+        reason = f"{exc}: edge-fleet refresh or keys renew mends it, or the clock of this device"
         return Answer(ok=False, later=True, reason=reason)
     except DownloadError as exc:
         return Answer(ok=False, later=True, reason=f"the signed metadata are not whole: {exc}")
@@ -127,10 +127,12 @@ def refresh(
     cache = folder / "metadata"
     cache.mkdir(parents=True, exist_ok=True)
     mark = read_mark(folder / "mark.json")
-    updater = Updater(str(cache), _URL, fetcher=Piped(get), bootstrap=root)
-    # There is no public way to say what time it is.
-    updater._trusted_set.reference_time = floor(now, mark.issued)  # noqa: SLF001 (see above)
-    updater.refresh()
+    try:
+        updater = _refreshed(cache, root, get, floor(now, mark.issued))
+    except ExpiredMetadataError:
+        if keys_of(Metadata[Root].from_file(str(cache / "root.json")).signed) == mark.keys:
+            raise
+        updater = _refreshed(cache, root, get, floor(now, 0.0))  # the time was that of other keys
     seen = seen_in(cache)
     if fault := mark.rollback(seen):
         raise RollbackError(f"an older release is offered: {fault}")
@@ -139,6 +141,23 @@ def refresh(
     if raised != mark:
         write_mark(folder / "mark.json", raised, Disk())
     return updater
+
+
+def _refreshed(
+    cache: Path, root: bytes, get: Callable[[str], bytes | None], at: datetime
+) -> Updater:
+    updater = Updater(str(cache), _URL, fetcher=Piped(get), bootstrap=root)
+    # There is no public way to say what time it is.
+    updater._trusted_set.reference_time = at  # noqa: SLF001 (see above)
+    updater.refresh()
+    return updater
+
+
+def keys_of(root: Root) -> str:
+    """A name for the keys that sign timestamp and snapshot."""
+    online = [root.roles[name] for name in (Timestamp.type, Snapshot.type)]
+    keys = "/".join(f"{role.threshold}:{','.join(sorted(role.keyids))}" for role in online)
+    return sha256(keys.encode()).hexdigest()[:16]
 
 
 def floor(now: float, issued: float) -> datetime:
@@ -152,13 +171,11 @@ def seen_in(cache: Path) -> Mark:
     timestamp = Metadata[Timestamp].from_file(str(cache / "timestamp.json")).signed
     snapshot = Metadata[Snapshot].from_file(str(cache / "snapshot.json")).signed
     targets = Metadata[Targets].from_file(str(cache / "targets.json")).signed
-    online = [root.roles[name] for name in (Timestamp.type, Snapshot.type)]
-    keys = "/".join(f"{role.threshold}:{','.join(sorted(role.keyids))}" for role in online)
     issued = timestamp.unrecognized_fields.get(ISSUED, 0.0)
-    latest = min(root.expires, targets.expires).timestamp()
+    latest = min(root.expires, targets.expires).timestamp() - 1  # expired is from that second on
     return Mark(
         root=root.version,
-        keys=sha256(keys.encode()).hexdigest()[:16],
+        keys=keys_of(root),
         timestamp=timestamp.version,
         snapshot=snapshot.version,
         roles={name: file.version for name, file in snapshot.meta.items()},

@@ -58,8 +58,12 @@ class Mark(msgspec.Struct, frozen=True, kw_only=True):
         return None
 
     def raised(self, seen: Mark) -> Mark:
-        """The mark after ``seen``, which is no rollback, was trusted."""
-        return msgspec.structs.replace(seen, issued=max(self.issued, seen.issued))
+        """The mark after ``seen``, which is no rollback, was trusted.
+
+        What the keys before have said of the time is forgotten with them: they may be a thief's.
+        """
+        issued = seen.issued if seen.keys != self.keys else max(self.issued, seen.issued)
+        return msgspec.structs.replace(seen, issued=issued)
 
 
 def read_mark(path: Path) -> Mark:
