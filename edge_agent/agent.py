@@ -103,7 +103,7 @@ class Agent:
         self._link = self._make_link()
         self._rooms = [self._make_room(item) for item in config.pipelines]
         store = Store(folder.store)
-        self._updater = self._make_updater(store)
+        self._updater = self._make_updater(store, folder.trust)
         _install_first(store, config.pipelines, base)
         self._board = self._make_board()
         self._halt = threading.Event()  # pipelines and updates
@@ -188,6 +188,7 @@ class Agent:
             pipelines=tuple(room.status() for room in self._rooms),
             outbox=self._uplink.status(),
             updates=self._updater.reports(),
+            trust=self._updater.trust,
         )
 
     def _plain_status(self) -> Status:
@@ -250,13 +251,14 @@ class Agent:
         )
         return _Room(pipeline, worker)
 
-    def _make_updater(self, store: Store) -> Updater:
+    def _make_updater(self, store: Store, trust: Path) -> Updater:
         targets: dict[str, list[Pipeline]] = {}
         for room in self._rooms:
             targets.setdefault(room.pipeline.model_name, []).append(room.pipeline)
         listens = self._link if self._config.update.enabled else None
         return Updater(
             store=store,
+            trust=trust,
             port=listens.port("update") if listens else None,
             topics=self._topics,
             device=self._config.device,

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from edge_agent.arrays import F32
 from edge_agent.contract.bundle import Bundle
-from edge_agent.contract.errors import BundleError, InferenceError
+from edge_agent.contract.errors import BundleError, InferenceError, NotFiniteError
 from edge_agent.contract.manifest import INPUT_NAME, Manifest, Output, Role, State
 
 Tensor = NDArray[Any]
@@ -164,7 +164,8 @@ class Model:
             anomaly score, or the first value.
 
         Raises:
-            InferenceError: onnxruntime failed, or a score is not finite.
+            NotFiniteError: the score is not finite.
+            InferenceError: onnxruntime failed.
         """
         self._run(window)
         main = self._main
@@ -179,8 +180,12 @@ class Model:
         score = float(main[0 if self._is_anomaly else index])
         if score - score != 0.0:  # NaN and infinity are the only floats for which this holds
             self.reset()  # a state that holds such a number would spoil every later window
-            raise InferenceError(f"the model answered {score}")
+            raise NotFiniteError(f"the model answered {score}")
         return index, score
+
+    def release(self) -> None:
+        """Let onnxruntime's memory go; the model answers no more."""
+        del self._run, self.reset
 
     @property
     def values(self) -> tuple[float, ...]:

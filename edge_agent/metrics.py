@@ -31,7 +31,8 @@ class Counters(msgspec.Struct, kw_only=True):
         missing: values that were NaN or infinite.
         out_of_range: values outside their channel's bounds.
         windows: windows that were complete, whether the model could answer or not.
-        infer_errors: windows on which the model failed.
+        infer_errors: windows on which the model failed; those in ``not_finite`` included.
+        not_finite: windows on which the model answered NaN or infinity.
         recorded: decisions offered as records.
         fired: decisions that fired.
         swaps: models taken over while running.
@@ -44,6 +45,7 @@ class Counters(msgspec.Struct, kw_only=True):
     out_of_range: int = 0
     windows: int = 0
     infer_errors: int = 0
+    not_finite: int = 0
     recorded: int = 0
     fired: int = 0
     swaps: int = 0
@@ -67,9 +69,20 @@ class Histogram:
         else:
             self._counts[ns] += 1
 
+    def counts(self) -> list[int]:
+        """How often each bucket was hit so far, for :meth:`since`."""
+        return self._counts.copy()  # one bytecode: what is recorded meanwhile is in or out
+
     def latency(self) -> Latency:
         """Count and percentiles so far, in microseconds; all 0 when nothing was recorded."""
-        counts = self._counts.copy()  # one bytecode: what is recorded meanwhile is in or out
+        return self._latency(self.counts())
+
+    def since(self, earlier: list[int]) -> Latency:
+        """The same of what was recorded after ``earlier`` was counted; ``max`` is of all."""
+        pairs = zip(self.counts(), earlier, strict=True)
+        return self._latency([now - before for now, before in pairs])
+
+    def _latency(self, counts: list[int]) -> Latency:
         total, largest = sum(counts), self._max
         p50, p99, p999 = (
             min(_quantile_ns(counts, total, share), largest) / _NS_PER_US

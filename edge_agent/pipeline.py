@@ -13,17 +13,20 @@ from collections.abc import Callable
 from time import perf_counter_ns
 from typing import Final, Literal
 
+import msgspec
 import numpy as np
 
 from edge_agent.arrays import F32
 from edge_agent.chain import Chain, misfit, warm_up
 from edge_agent.clock import Clock
 from edge_agent.config import PipelineConfig
-from edge_agent.contract.errors import BundleError, InferenceError, SourceError
+from edge_agent.contract.errors import BundleError, InferenceError, NotFiniteError, SourceError
 from edge_agent.contract.manifest import Manifest
 from edge_agent.contract.messages import Decision, Metrics, PipelineStatus, Record
+from edge_agent.health import Health
 from edge_agent.infer import Model
-from edge_agent.metrics import Meters, rss_bytes
+from edge_agent.metrics import Counters, Meters, rss_bytes
+from edge_agent.shadow import Comparison, Shadow
 from edge_agent.sources.base import Source
 
 log = logging.getLogger(__name__)
@@ -84,7 +87,12 @@ class Pipeline:
         self._complained_ns = self.beat_ns - _COMPLAIN_NS
         self._synced, self._synced_ns = clock.synced(), self.beat_ns
         self._chain: Chain | None = None
-        self._swaps: deque[tuple[Chain, threading.Event]] = deque()
+        self._shadow: Shadow | None = None
+        self._swaps: deque[Callable[[], None]] = deque()
+        self._since = (
+            msgspec.structs.replace(self.meters.counters),
+            self.meters.stages["infer"].counts(),
+        )
         self._adopting = threading.Lock()
         self._over = False
         if model is not None:
@@ -105,11 +113,11 @@ class Pipeline:
     def run(self, stop: threading.Event) -> None:
         """Work until ``stop`` is set or the source has ended: the body of the thread."""
         try:
-            self._await_model(stop)
             pause_s = _REOPEN_S
             while not stop.is_set():
                 before = self.meters.counters.readings
                 try:
+                    self._await_model(stop)
                     self._read_on(stop)
                 except EOFError:
                     self._state = "ended"
@@ -128,7 +136,7 @@ class Pipeline:
             self._adopt()  # whoever swaps is never left waiting
 
     def _read_on(self, stop: threading.Event) -> None:
-        """The main loop: open the source and take block after block of readings."""
+        """The main loop: open the source and take block after block, while there is a model."""
         block = np.empty((_BLOCK_N, len(self._config.channels)), np.float32)
         try:
             self._source.open()
@@ -139,6 +147,8 @@ class Pipeline:
                 self._beat()
                 if self._swaps:
                     self._adopt()
+                    if self._chain is None:
+                        return
                 if count:
                     self._take(block[:count], given_ns)
         finally:
@@ -163,6 +173,7 @@ class Pipeline:
                 try:
                     self._decide(chain, before + at + 1, wall, (given_ns, turn_ns, window_ns))
                 except InferenceError as exc:
+                    counters.not_finite += isinstance(exc, NotFiniteError)
                     self._complain(exc)
 
     def _decide(
@@ -174,6 +185,8 @@ class Pipeline:
         infer_ns = perf_counter_ns()
         state, fired = chain.decider.step(index, score, self.beat_ns)
         decide_ns = perf_counter_ns()
+        if self._shadow is not None:
+            self._shadow.offer(chain.window.view, chain.labels[index], score)
         self._last = decision = Decision(
             t=wall,
             synced=self._synced,
@@ -211,6 +224,8 @@ class Pipeline:
     def _await_model(self, stop: threading.Event) -> None:
         """Stay ``waiting`` until there is a model, or ``stop``."""
         self._adopt()
+        if self._chain is None:
+            self._state = "waiting"
         while self._chain is None and not stop.wait(_POLL_S):
             self._beat()
             self._adopt()
@@ -241,12 +256,21 @@ class Pipeline:
         """Take over the models that wait, oldest first; the last one decides from now on."""
         with self._adopting:  # after the end of run() several threads may be here
             while self._swaps:
-                chain, taken = self._swaps.popleft()
-                if self._chain is not None:
-                    chain.continue_from(self._chain)
-                    self.meters.counters.swaps += 1
-                self._chain = chain
-                taken.set()
+                self._swaps.popleft()()
+
+    def _take_over(self, chain: Chain, taken: threading.Event) -> None:
+        """Decide by this chain from the next reading on."""
+        if self._chain is not None:
+            chain.continue_from(self._chain)
+            self.meters.counters.swaps += 1
+        self._chain = chain
+        self._since = self._mark()
+        taken.set()
+
+    def _mark(self) -> tuple[Counters, list[int]]:
+        """What was counted until now, for the health of the model that is taken over."""
+        infer = self.meters.stages["infer"]
+        return msgspec.structs.replace(self.meters.counters), infer.counts()
 
     # --- any thread ------------------------------------------------------------------------------
 
@@ -268,10 +292,72 @@ class Pipeline:
             raise BundleError(fault)
         warm_up(model)
         taken = threading.Event()
-        self._swaps.append((Chain(model, self._config.decide, self.meters.counters), taken))
+        chain = Chain(model, self._config.decide, self.meters.counters)
+        return self._hand_over(lambda: self._take_over(chain, taken), taken)
+
+    def exchange(self, load: Callable[[], Model], back: Callable[[], Model]) -> threading.Event:
+        """Take a new model over where two do not fit into memory: the old one is let go first.
+
+        The pipeline's own thread loads; meanwhile readings wait in the source. Any thread.
+
+        Args:
+            load: gives the new model, which fits.
+            back: gives the old one, for when ``load`` fails.
+
+        Returns:
+            As :meth:`swap`; the event is set even when the old model is back.
+        """
+        taken = threading.Event()
+
+        def work() -> None:
+            if self._chain is None:
+                model = load()
+            else:
+                self._chain.release()
+                try:
+                    model = load()
+                except InferenceError as exc:
+                    # The message says it all; a traceback would say nothing more.
+                    log.error("pipeline %s: %s; the old one is loaded again", self.name, exc)  # noqa: TRY400
+                    model = back()
+            warm_up(model)
+            self._take_over(Chain(model, self._config.decide, self.meters.counters), taken)
+
+        return self._hand_over(work, taken)
+
+    def _hand_over(self, work: Callable[[], None], taken: threading.Event) -> threading.Event:
+        self._swaps.append(work)
         if self._over:
             self._adopt()
         return taken
+
+    def withdraw(self) -> threading.Event:
+        """Decide no more until there is another model. Any thread; returns as :meth:`swap`."""
+        taken = threading.Event()
+
+        def work() -> None:
+            self._chain = None
+            taken.set()
+
+        return self._hand_over(work, taken)
+
+    def accompany(self, shadow: Shadow | None) -> None:
+        """Show every decided window to a second model from now on; None for no more."""
+        self._shadow = shadow
+
+    def health(self) -> Health:
+        """How the model that it runs has done since it was taken over. Any thread."""
+        before, infer_before = self._since
+        now, shadow = self.meters.counters, self._shadow
+        found = shadow.comparison() if shadow else Comparison()
+        return Health(
+            windows=now.windows - before.windows,
+            errors=now.infer_errors - before.infer_errors,
+            not_finite=now.not_finite - before.not_finite,
+            infer_p99_us=self.meters.stages["infer"].since(infer_before).p99,
+            compared=found.compared,
+            disagreed=found.disagreed,
+        )
 
     def misfit(self, manifest: Manifest) -> str | None:
         """Say why a bundle cannot run in this pipeline; None when it can. Any thread."""
