@@ -17,6 +17,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from edge_agent.answers import Answer, Rule
 from edge_agent.arrays import F32
 from edge_agent.contract.bundle import Bundle
 from edge_agent.contract.errors import BundleError, InferenceError
@@ -39,7 +40,7 @@ _FATAL_ONLY: Final = 4  # onnxruntime's own log would repeat what we raise
 
 
 class Engine:
-    """One ONNX session at batch 1, with bound buffers. Used by one thread at a time.
+    """One ONNX session, with bound buffers for one window. Used by one thread at a time.
 
     Args:
         model: an ONNX file; input ``window`` float32 (N, length, channels).
@@ -71,7 +72,7 @@ class Engine:
         self.outputs: dict[str, Tensor] = {}
         try:
             self._session = ort.InferenceSession(
-                model, _options(threads), providers=["CPUExecutionProvider"]
+                model, _options(threads, fixed=bool(states)), providers=["CPUExecutionProvider"]
             )
             _require_tensors(self._session, self.input.shape, outputs, states)
             self.outputs = {output.name: _buffer(output) for output in outputs}
@@ -85,6 +86,7 @@ class Engine:
             raise InferenceError(f"the model cannot be loaded: {_first_line(exc)}") from exc
         # The public run_with_iobinding() is a Python frame around exactly this call.
         self._run = self._session._sess.run_with_iobinding  # noqa: SLF001 (a third of a small call)
+        self._row = self.input[0]
         self._bound = self._binding._iobinding  # noqa: SLF001 (its argument)
         self._next = self._other._iobinding if self._other else None  # noqa: SLF001 (the same)
 
@@ -97,7 +99,7 @@ class Engine:
         Raises:
             InferenceError: onnxruntime failed.
         """
-        self.input[0] = window
+        self._row[...] = window
         try:
             self._run(self._bound, None)
         except Exception as exc:
@@ -110,14 +112,35 @@ class Engine:
         for buffer in self._states:
             buffer[...] = 0
 
+    def bind(self, windows: F32, outputs: Mapping[str, Tensor]) -> ort.IOBinding:
+        """Bind buffers of a batch, for :meth:`run_bound`; only for models without states.
+
+        Args:
+            windows: float32 (n, length, channels).
+            outputs: by name, with n rows each; the caller keeps them alive.
+        """
+        binding = self._session.io_binding()
+        binding.bind_ortvalue_input(INPUT_NAME, _wrap(windows))
+        for name, buffer in outputs.items():
+            binding.bind_ortvalue_output(name, _wrap(buffer))
+        return binding
+
+    def run_bound(self, binding: ort.IOBinding) -> None:
+        """Run a batch on its own buffers.
+
+        Raises:
+            InferenceError: onnxruntime failed.
+        """
+        try:
+            self._session.run_with_iobinding(binding)
+        except Exception as exc:
+            raise InferenceError(f"the model failed on a batch: {_first_line(exc)}") from exc
+
     def _bind(
         self, states: Sequence[State], reads: Sequence[Tensor], writes: Sequence[Tensor]
     ) -> ort.IOBinding:
         """All tensors on their buffers; ``reads`` and ``writes`` are those of the states."""
-        binding = self._session.io_binding()
-        binding.bind_ortvalue_input(INPUT_NAME, _wrap(self.input))
-        for name, buffer in self.outputs.items():
-            binding.bind_ortvalue_output(name, _wrap(buffer))
+        binding = self.bind(self.input, self.outputs)
         for state, read, write in zip(states, reads, writes, strict=True):
             binding.bind_ortvalue_input(state.input, _wrap(read))
             binding.bind_ortvalue_output(state.output, _wrap(write))
@@ -136,13 +159,13 @@ class Model:
     def __init__(self, manifest: Manifest, digest: str, engine: Engine) -> None:
         self.manifest = manifest
         self.digest = digest
+        self._engine = engine
         self._run = engine.run
+        self._rule = Rule(manifest).answer
         self.reset = engine.reset
-        self._main = _only(manifest, engine)
+        self._main: F32 = engine.outputs[_main_output(manifest).name][0]
         label = manifest.output("label")
         self._label: NDArray[np.int64] | None = engine.outputs[label.name] if label else None
-        self._labels = len(manifest.labels)
-        self._is_anomaly = manifest.task == "anomaly"
 
     @classmethod
     def load(cls, bundle: Bundle, *, threads: int = 1) -> Model:
@@ -153,39 +176,80 @@ class Model:
         """
         return cls(bundle.manifest, bundle.digest, engine_of(bundle, threads=threads))
 
-    def answer(self, window: F32) -> tuple[int, float]:
+    def answer(self, window: F32) -> Answer:
         """Decide one window.
 
         Args:
             window: float32 (length, channels).
 
-        Returns:
-            The index of the label (0 for regression) and its score: the label's score, the
-            anomaly score, or the first value.
-
         Raises:
-            InferenceError: onnxruntime failed, or a score is not finite.
+            InferenceError: onnxruntime failed, or the score is not finite.
         """
         self._run(window)
-        main = self._main
-        if self._label is not None:
-            index = int(self._label[0])
-            if not 0 <= index < self._labels:
-                raise InferenceError(f"the model answered label {index} of {self._labels}")
-        elif self._is_anomaly:
-            index = int(main[0] > 0)
-        else:
-            index = int(main.argmax()) if self._labels else 0
-        score = float(main[0 if self._is_anomaly else index])
-        if score - score != 0.0:  # NaN and infinity are the only floats for which this holds
+        label = self._label
+        try:
+            return self._rule(self._main.tolist(), None if label is None else int(label[0]))
+        except InferenceError:
             self.reset()  # a state that holds such a number would spoil every later window
-            raise InferenceError(f"the model answered {score}")
-        return index, score
+            raise
 
-    @property
-    def values(self) -> tuple[float, ...]:
-        """All values of the last answer of a regression with several targets; else empty."""
-        return tuple(self._main.tolist()) if not self._labels and self._main.size > 1 else ()
+    def batch(self, n_max: int) -> Batch:
+        """For windows that wait together; its answers follow the same rule.
+
+        Args:
+            n_max: most windows in a batch.
+        """
+        return Batch(self._engine, self.manifest, n_max)
+
+
+class Batch:
+    """Many windows in one run of a loaded model. Used by the thread that uses the model.
+
+    What a model with states carries belongs to one sequence of windows: it keeps one run each.
+
+    Args:
+        engine: of the model.
+        manifest: of its bundle.
+        n_max: most windows in a batch.
+
+    Attributes:
+        windows: float32 (n_max, length, channels), to be filled from the front before :meth:`run`.
+    """
+
+    def __init__(self, engine: Engine, manifest: Manifest, n_max: int) -> None:
+        self.windows: F32 = np.zeros((n_max, *engine.input.shape[1:]), np.float32)
+        self._engine = engine
+        self._rule = Rule(manifest).answer
+        self._outputs = {o.name: _buffer(o, n_max) for o in manifest.outputs}
+        self._main = self._outputs[_main_output(manifest).name]
+        label = manifest.output("label")
+        self._labels = self._outputs[label.name] if label else None
+        self._bound: dict[int, ort.IOBinding] = {}  # by the size of the batch: n_max at most
+
+    def run(self, count: int) -> list[Answer | InferenceError]:
+        """Decide the first ``count`` windows.
+
+        Returns:
+            For each window its answer, or why it has none: one bad window does not spoil others.
+
+        Raises:
+            InferenceError: onnxruntime failed on the batch.
+        """
+        bound = self._bound.get(count)
+        if bound is None:
+            bound = self._bound[count] = self._engine.bind(
+                self.windows[:count], {name: out[:count] for name, out in self._outputs.items()}
+            )
+        self._engine.run_bound(bound)
+        rows = self._main[:count].tolist()
+        labels = [None] * count if self._labels is None else self._labels[:count].tolist()
+        return [self._answer(row, label) for row, label in zip(rows, labels, strict=True)]
+
+    def _answer(self, row: list[float], label: int | None) -> Answer | InferenceError:
+        try:
+            return self._rule(row, label)
+        except InferenceError as exc:
+            return exc
 
 
 def engine_of(bundle: Bundle, *, threads: int = 1) -> Engine:
@@ -251,13 +315,14 @@ def _golden_arrays(bundle: Bundle) -> Mapping[str, NDArray[Any]]:
     return arrays
 
 
-def _options(threads: int) -> ort.SessionOptions:
+def _options(threads: int, *, fixed: bool) -> ort.SessionOptions:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = _FATAL_ONLY
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.add_free_dimension_override_by_name(_BATCH_AXIS, 1)
+    if fixed:  # states have the shapes of one window; else a fixed axis gains nothing
+        options.add_free_dimension_override_by_name(_BATCH_AXIS, 1)
     return options
 
 
@@ -292,10 +357,10 @@ def _scores(output: Output) -> tuple[str, tuple[int, ...]]:
     return "tensor(float)", (output.width,)
 
 
-def _buffer(output: Output) -> NDArray[Any]:
+def _buffer(output: Output, rows: int = 1) -> NDArray[Any]:
     if output.role == "label":
-        return np.zeros(1, np.int64)
-    return np.zeros((1, output.width), np.float32)
+        return np.zeros(rows, np.int64)
+    return np.zeros((rows, output.width), np.float32)
 
 
 def _state_buffers(states: Sequence[State]) -> list[Tensor]:
@@ -307,14 +372,13 @@ def _wrap(array: NDArray[Any]) -> ort.OrtValue:
     return ort.OrtValue.ortvalue_from_numpy(array)
 
 
-def _only(manifest: Manifest, engine: Engine) -> F32:
-    """The row of scores or values, a view (width,) that every run refills."""
+def _main_output(manifest: Manifest) -> Output:
+    """The output that holds the scores or values."""
     role: Role = "value" if manifest.task == "regression" else "scores"
     output = manifest.output(role)
     if output is None:
         raise InferenceError(f"the model has no output with the role {role!r}")
-    row: F32 = engine.outputs[output.name][0]
-    return row
+    return output
 
 
 def _first_line(exc: Exception) -> str:

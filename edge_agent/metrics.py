@@ -27,6 +27,7 @@ class Counters(msgspec.Struct, kw_only=True):
 
     Attributes:
         readings: rows that the source gave, those that were skipped included.
+        crowded: readings of sensors beyond a pipeline's ``sensors_n_max``.
         skipped: readings left out of the window, by a channel's policy.
         missing: values that were NaN or infinite.
         out_of_range: values outside their channel's bounds.
@@ -39,6 +40,7 @@ class Counters(msgspec.Struct, kw_only=True):
     """
 
     readings: int = 0
+    crowded: int = 0
     skipped: int = 0
     missing: int = 0
     out_of_range: int = 0

@@ -169,8 +169,8 @@ class Pipeline:
         self, chain: Chain, reading: int, wall: float, since_ns: tuple[int, int, int]
     ) -> None:
         """Decide the window that is due and hand the decision on."""
-        model, counters = chain.model, self.meters.counters
-        index, score = model.answer(chain.window.view)
+        counters = self.meters.counters
+        index, score, values = chain.model.answer(chain.window.view)
         infer_ns = perf_counter_ns()
         state, fired = chain.decider.step(index, score, self.beat_ns)
         decide_ns = perf_counter_ns()
@@ -182,7 +182,7 @@ class Pipeline:
             reading=reading,
             label=chain.labels[index],
             score=score,
-            values=model.values,
+            values=values,
             state=state,
             fired=fired,
         )

@@ -46,7 +46,7 @@ def window(mean: float) -> np.ndarray:
 def test_classification_answers_with_the_label_and_its_score() -> None:
     model = Model.load(parse_bundle(make_bundle()))
     assert model.answer(window(0.0))[0] == 0
-    index, score = model.answer(window(1.0))
+    index, score, _ = model.answer(window(1.0))
     assert index == 1
     assert 0.9 < score <= 1.0
     assert model.values == ()
