@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from edge_agent.contract.errors import InferenceError
 from edge_agent.contract.manifest import Manifest
 
@@ -37,8 +39,8 @@ class Rule:
         elif self._labels:
             score = max(row)
             index = row.index(score)
-            if sum(row) != sum(row):  # noqa: PLR0124 - NaN hides from max(), not from a sum
-                score = float("nan")
+            if math.isnan(sum(row)):  # NaN hides from max(), but not from a sum
+                score = math.nan
         else:
             index, score = 0, row[0]
         if score - score != 0.0:  # NaN and infinity are the only floats for which this holds

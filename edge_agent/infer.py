@@ -112,6 +112,13 @@ class Engine:
         for buffer in self._states:
             buffer[...] = 0
 
+    @property
+    def carried(self) -> list[Tensor]:
+        """The states that the next run reads, as buffers that may be read and written."""
+        half = len(self._states) // 2
+        first = self._bound is self._binding._iobinding  # noqa: SLF001 (see the constructor)
+        return self._states[:half] if first else self._states[half:]
+
     def bind(self, windows: F32, outputs: Mapping[str, Tensor]) -> ort.IOBinding:
         """Bind buffers of a batch, for :meth:`run_bound`; only for models without states.
 
@@ -193,6 +200,11 @@ class Model:
             self.reset()  # a state that holds such a number would spoil every later window
             raise
 
+    @property
+    def carried(self) -> list[Tensor]:
+        """The states that the next run reads, as buffers that may be read and written."""
+        return self._engine.carried
+
     def batch(self, n_max: int) -> Batch:
         """For windows that wait together; its answers follow the same rule.
 
@@ -231,16 +243,16 @@ class Batch:
 
         Returns:
             For each window its answer, or why it has none: one bad window does not spoil others.
-
-        Raises:
-            InferenceError: onnxruntime failed on the batch.
         """
         bound = self._bound.get(count)
         if bound is None:
             bound = self._bound[count] = self._engine.bind(
                 self.windows[:count], {name: out[:count] for name, out in self._outputs.items()}
             )
-        self._engine.run_bound(bound)
+        try:
+            self._engine.run_bound(bound)
+        except InferenceError as exc:
+            return [exc] * count
         rows = self._main[:count].tolist()
         labels = [None] * count if self._labels is None else self._labels[:count].tolist()
         return [self._answer(row, label) for row, label in zip(rows, labels, strict=True)]

@@ -58,6 +58,8 @@ class Pipeline:
         BundleError: the model does not fit, see :meth:`misfit`.
     """
 
+    block_n = _BLOCK_N
+
     def __init__(
         self,
         config: PipelineConfig,
@@ -129,7 +131,7 @@ class Pipeline:
 
     def _read_on(self, stop: threading.Event) -> None:
         """The main loop: open the source and take block after block of readings."""
-        block = np.empty((_BLOCK_N, len(self._config.channels)), np.float32)
+        block = np.empty((self.block_n, len(self._config.channels)), np.float32)
         try:
             self._source.open()
             self._state, self._fault = "running", ""
@@ -169,12 +171,11 @@ class Pipeline:
         self, chain: Chain, reading: int, wall: float, since_ns: tuple[int, int, int]
     ) -> None:
         """Decide the window that is due and hand the decision on."""
-        counters = self.meters.counters
         index, score, values = chain.model.answer(chain.window.view)
         infer_ns = perf_counter_ns()
         state, fired = chain.decider.step(index, score, self.beat_ns)
         decide_ns = perf_counter_ns()
-        self._last = decision = Decision(
+        decision = Decision(
             t=wall,
             synced=self._synced,
             pipeline=self._config.name,
@@ -186,12 +187,7 @@ class Pipeline:
             state=state,
             fired=fired,
         )
-        if fired:
-            counters.fired += 1
-            self._dispatch(decision)
-        if fired or self._record_all:
-            counters.recorded += 1
-            self._offer(decision)
+        self._hand_on(decision)
         offer_ns = perf_counter_ns()
         given_ns, turn_ns, window_ns = since_ns
         read, window, infer, decide, offer, total = self._record_stages
@@ -201,6 +197,16 @@ class Pipeline:
         decide(decide_ns - infer_ns)
         offer(offer_ns - decide_ns)
         total(offer_ns - given_ns)
+
+    def _hand_on(self, decision: Decision) -> None:
+        """To the actions if it fired, and to the outbox if it is to be a record."""
+        counters, self._last = self.meters.counters, decision
+        if decision.fired:
+            counters.fired += 1
+            self._dispatch(decision)
+        if decision.fired or self._record_all:
+            counters.recorded += 1
+            self._offer(decision)
 
     def _beat(self) -> None:
         """One turn of the loop: for the watchdog, the cooldown and the stamps."""
@@ -268,10 +274,13 @@ class Pipeline:
             raise BundleError(fault)
         warm_up(model)
         taken = threading.Event()
-        self._swaps.append((Chain(model, self._config.decide, self.meters.counters), taken))
+        self._swaps.append((self._chain_of(model), taken))
         if self._over:
             self._adopt()
         return taken
+
+    def _chain_of(self, model: Model) -> Chain:
+        return Chain(model, self._config.decide, self.meters.counters)
 
     def misfit(self, manifest: Manifest) -> str | None:
         """Say why a bundle cannot run in this pipeline; None when it can. Any thread."""

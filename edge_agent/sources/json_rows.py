@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Sequence
 from functools import cache
 from struct import Struct
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 import numpy as np
@@ -25,6 +25,7 @@ Row = Sequence[float]
 """A value for each channel; NaN where there is none."""
 
 _FLOAT_BYTES: Final = 4
+_NAME_CHARS_MAX: Final = 64
 _NOT_FINITE: Final = re.compile(rb"-?\b(?:nan|inf(?:inity)?)\b", re.IGNORECASE)
 _MANY: Final = re.compile(rb"\s*\[\s*[\[{]")
 
@@ -103,6 +104,36 @@ class RowDecoder:
             return None
 
 
+class NameDecoder:
+    """Finds in a JSON object which sensor it is of. Used by one thread.
+
+    Args:
+        key: whose value is the name, a string of 1 to 64 characters.
+
+    Raises:
+        ConfigError: the key holds a quote, a backslash or a control character.
+    """
+
+    def __init__(self, key: str) -> None:
+        name = Annotated[str, msgspec.Meta(min_length=1, max_length=_NAME_CHARS_MAX)]
+        try:
+            kind = msgspec.defstruct("Named", [("sensor", name)], rename={"sensor": key})
+        except ValueError as exc:
+            raise ConfigError(f"{key!r} cannot be the key of a JSON object: {exc}") from exc
+        self._decoder = msgspec.json.Decoder[Any](kind)
+
+    def name(self, text: bytes) -> str | None:
+        """The sensor's name; None when there is none that can be used."""
+        for mended in (False, True):
+            try:
+                found = self._decoder.decode(_NOT_FINITE.sub(b"null", text) if mended else text)
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                continue
+            sensor: str = found.sensor
+            return sensor
+        return None
+
+
 def _is_json(text: bytes) -> bool:
     """Whether the whole text is JSON: a typed decoder stops at the first wrong value."""
     try:
@@ -134,11 +165,11 @@ def _by_key(channels: Sequence[str], value: Any = None) -> type[msgspec.Struct]:
 def move(waiting: deque[Row], out: F32) -> int:
     """Move as many waiting rows into ``out`` as fit, oldest first."""
     count, width = min(len(waiting), len(out)), out.shape[1]
-    pack_into = _floats(width).pack_into
+    pack_into, target = _floats(width).pack_into, out.data
     for number in range(count):
         row = waiting.popleft()
         try:
-            pack_into(out, number * width * _FLOAT_BYTES, *row)  # half of what numpy takes
+            pack_into(target, number * width * _FLOAT_BYTES, *row)  # half of what numpy takes
         except OverflowError:
             with np.errstate(over="ignore"):  # infinite in float32, which counts as missing later
                 out[number] = row
