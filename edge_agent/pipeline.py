@@ -23,7 +23,7 @@ from edge_agent.contract.errors import BundleError, InferenceError, SourceError
 from edge_agent.contract.manifest import Manifest
 from edge_agent.contract.messages import Decision, Metrics, PipelineStatus, Record
 from edge_agent.infer import Model
-from edge_agent.metrics import Meters, rss_bytes
+from edge_agent.metrics import STAGES_EVERY, Meters, rss_bytes
 from edge_agent.sources.base import Source
 
 log = logging.getLogger(__name__)
@@ -160,7 +160,8 @@ class Pipeline:
             turn_ns = perf_counter_ns()
             if chain.window.push(block[at]):
                 window_ns = perf_counter_ns()
-                self._beat()  # a block of windows through a slow model may take seconds
+                if at:
+                    self._beat()  # a block of windows through a slow model may take seconds
                 counters.windows += 1
                 try:
                     self._decide(chain, before + at + 1, wall, (given_ns, turn_ns, window_ns))
@@ -191,12 +192,14 @@ class Pipeline:
         offer_ns = perf_counter_ns()
         given_ns, turn_ns, window_ns = since_ns
         read, window, infer, decide, offer, total = self._record_stages
+        total(offer_ns - given_ns)
+        if self.meters.counters.windows % STAGES_EVERY != 1:
+            return
         read(turn_ns - given_ns)
         window(window_ns - turn_ns)
         infer(infer_ns - window_ns)
         decide(decide_ns - infer_ns)
         offer(offer_ns - decide_ns)
-        total(offer_ns - given_ns)
 
     def _hand_on(self, decision: Decision) -> None:
         """To the actions if it fired, and to the outbox if it is to be a record."""
