@@ -244,18 +244,26 @@ class Batch:
         Returns:
             For each window its answer, or why it has none: one bad window does not spoil others.
         """
-        bound = self._bound.get(count)
-        if bound is None:
-            bound = self._bound[count] = self._engine.bind(
-                self.windows[:count], {name: out[:count] for name, out in self._outputs.items()}
-            )
         try:
-            self._engine.run_bound(bound)
+            self.run_only(count)
         except InferenceError as exc:
             return [exc] * count
         rows = self._main[:count].tolist()
         labels = [None] * count if self._labels is None else self._labels[:count].tolist()
         return [self._answer(row, label) for row, label in zip(rows, labels, strict=True)]
+
+    def run_only(self, count: int) -> None:
+        """Run the model on the first ``count`` windows, without asking what the answers mean.
+
+        Raises:
+            InferenceError: onnxruntime failed.
+        """
+        bound = self._bound.get(count)
+        if bound is None:
+            bound = self._bound[count] = self._engine.bind(
+                self.windows[:count], {name: out[:count] for name, out in self._outputs.items()}
+            )
+        self._engine.run_bound(bound)
 
     def _answer(self, row: list[float], label: int | None) -> Answer | InferenceError:
         try:
