@@ -24,12 +24,13 @@ import numpy as np
 from bench_models import CHANNELS, NAMES, bundle_of
 
 from edge_agent.arrays import F32
+from edge_agent.batch import Batch
 from edge_agent.clock import SystemClock
 from edge_agent.config import PipelineConfig, SensorsConfig
 from edge_agent.contract.bundle import Bundle
 from edge_agent.contract.messages import Record
 from edge_agent.crowd import CrowdPipeline
-from edge_agent.infer import Batch, Model, engine_of
+from edge_agent.infer import Model, engine_of
 from edge_agent.rings import Rings
 from edge_agent.sources.simulated import SimulatedConfig
 

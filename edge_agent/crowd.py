@@ -18,6 +18,7 @@ import numpy as np
 
 from edge_agent.answers import Answer
 from edge_agent.arrays import F32
+from edge_agent.batch import Batch
 from edge_agent.chain import Chain
 from edge_agent.clock import Clock
 from edge_agent.config import DecideConfig, PipelineConfig, SensorsConfig
@@ -58,7 +59,7 @@ class Crowd(Chain):
         self.rings = Rings(count, self.window.length, self.window.hop, width)
         self.room_n = sensors.batch_n_max
         self.wait_ns = round(sensors.batch_wait_ms * _NS_PER_MS)
-        self._batch = model.batch(sensors.batch_n_max)
+        self._batch = Batch(model.engine, model.manifest, sensors.batch_n_max)
         self._last = np.full((count, width), np.nan, np.float32)
         self._deciders: dict[int, Decider] = {}
         self._carried: dict[int, list[Tensor]] = {}  # by sensor, for a model with states
@@ -129,13 +130,13 @@ class Crowd(Chain):
     def _answer_one(self, number: int, window: F32) -> Answer | InferenceError:
         """One window through a model with states, which go on from the sensor's window before."""
         before = self._carried.pop(number, None)
-        for at, buffer in enumerate(self.model.carried):
+        for at, buffer in enumerate(self.model.engine.carried):
             buffer[...] = 0 if before is None else before[at]
         try:
             answer = self.model.answer(window)
         except InferenceError as exc:
             return exc
-        self._carried[number] = [buffer.copy() for buffer in self.model.carried]
+        self._carried[number] = [buffer.copy() for buffer in self.model.engine.carried]
         return answer
 
 

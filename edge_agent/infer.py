@@ -11,7 +11,7 @@ from __future__ import annotations
 import io
 import zipfile
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import onnxruntime as ort
@@ -24,6 +24,7 @@ from edge_agent.contract.errors import BundleError, InferenceError
 from edge_agent.contract.manifest import INPUT_NAME, Manifest, Output, Role, State
 
 Tensor = NDArray[Any]
+Binding: TypeAlias = ort.IOBinding
 
 _BATCH_AXIS: Final = "N"
 _STATE_TYPES: Final = {  # as onnxruntime calls them
@@ -75,7 +76,7 @@ class Engine:
                 model, _options(threads, fixed=bool(states)), providers=["CPUExecutionProvider"]
             )
             _require_tensors(self._session, self.input.shape, outputs, states)
-            self.outputs = {output.name: _buffer(output) for output in outputs}
+            self.outputs = {output.name: output_buffer(output) for output in outputs}
             reads, writes = _state_buffers(states), _state_buffers(states)
             self._states = [*reads, *writes]
             self._binding = self._bind(states, reads, writes)
@@ -119,7 +120,7 @@ class Engine:
         first = self._bound is self._binding._iobinding  # noqa: SLF001 (see the constructor)
         return self._states[:half] if first else self._states[half:]
 
-    def bind(self, windows: F32, outputs: Mapping[str, Tensor]) -> ort.IOBinding:
+    def bind(self, windows: F32, outputs: Mapping[str, Tensor]) -> Binding:
         """Bind buffers of a batch, for :meth:`run_bound`; only for models without states.
 
         Args:
@@ -132,7 +133,7 @@ class Engine:
             binding.bind_ortvalue_output(name, _wrap(buffer))
         return binding
 
-    def run_bound(self, binding: ort.IOBinding) -> None:
+    def run_bound(self, binding: Binding) -> None:
         """Run a batch on its own buffers.
 
         Raises:
@@ -145,7 +146,7 @@ class Engine:
 
     def _bind(
         self, states: Sequence[State], reads: Sequence[Tensor], writes: Sequence[Tensor]
-    ) -> ort.IOBinding:
+    ) -> Binding:
         """All tensors on their buffers; ``reads`` and ``writes`` are those of the states."""
         binding = self.bind(self.input, self.outputs)
         for state, read, write in zip(states, reads, writes, strict=True):
@@ -160,17 +161,18 @@ class Model:
     Attributes:
         manifest: of the bundle.
         digest: SHA-256 of the bundle file.
+        engine: that runs it.
         reset: to be called when the next window does not follow the one before.
     """
 
     def __init__(self, manifest: Manifest, digest: str, engine: Engine) -> None:
         self.manifest = manifest
         self.digest = digest
-        self._engine = engine
+        self.engine = engine
         self._run = engine.run
         self._rule = Rule(manifest).answer
         self.reset = engine.reset
-        self._main: F32 = engine.outputs[_main_output(manifest).name][0]
+        self._main: F32 = engine.outputs[main_output(manifest).name][0]
         label = manifest.output("label")
         self._label: NDArray[np.int64] | None = engine.outputs[label.name] if label else None
 
@@ -199,77 +201,6 @@ class Model:
         except InferenceError:
             self.reset()  # a state that holds such a number would spoil every later window
             raise
-
-    @property
-    def carried(self) -> list[Tensor]:
-        """The states that the next run reads, as buffers that may be read and written."""
-        return self._engine.carried
-
-    def batch(self, n_max: int) -> Batch:
-        """For windows that wait together; its answers follow the same rule.
-
-        Args:
-            n_max: most windows in a batch.
-        """
-        return Batch(self._engine, self.manifest, n_max)
-
-
-class Batch:
-    """Many windows in one run of a loaded model. Used by the thread that uses the model.
-
-    What a model with states carries belongs to one sequence of windows: it keeps one run each.
-
-    Args:
-        engine: of the model.
-        manifest: of its bundle.
-        n_max: most windows in a batch.
-
-    Attributes:
-        windows: float32 (n_max, length, channels), to be filled from the front before :meth:`run`.
-    """
-
-    def __init__(self, engine: Engine, manifest: Manifest, n_max: int) -> None:
-        self.windows: F32 = np.zeros((n_max, *engine.input.shape[1:]), np.float32)
-        self._engine = engine
-        self._rule = Rule(manifest).answer
-        self._outputs = {o.name: _buffer(o, n_max) for o in manifest.outputs}
-        self._main = self._outputs[_main_output(manifest).name]
-        label = manifest.output("label")
-        self._labels = self._outputs[label.name] if label else None
-        self._bound: dict[int, ort.IOBinding] = {}  # by the size of the batch: n_max at most
-
-    def run(self, count: int) -> list[Answer | InferenceError]:
-        """Decide the first ``count`` windows.
-
-        Returns:
-            For each window its answer, or why it has none: one bad window does not spoil others.
-        """
-        try:
-            self.run_only(count)
-        except InferenceError as exc:
-            return [exc] * count
-        rows = self._main[:count].tolist()
-        labels = [None] * count if self._labels is None else self._labels[:count].tolist()
-        return [self._answer(row, label) for row, label in zip(rows, labels, strict=True)]
-
-    def run_only(self, count: int) -> None:
-        """Run the model on the first ``count`` windows, without asking what the answers mean.
-
-        Raises:
-            InferenceError: onnxruntime failed.
-        """
-        bound = self._bound.get(count)
-        if bound is None:
-            bound = self._bound[count] = self._engine.bind(
-                self.windows[:count], {name: out[:count] for name, out in self._outputs.items()}
-            )
-        self._engine.run_bound(bound)
-
-    def _answer(self, row: list[float], label: int | None) -> Answer | InferenceError:
-        try:
-            return self._rule(row, label)
-        except InferenceError as exc:
-            return exc
 
 
 def engine_of(bundle: Bundle, *, threads: int = 1) -> Engine:
@@ -377,7 +308,8 @@ def _scores(output: Output) -> tuple[str, tuple[int, ...]]:
     return "tensor(float)", (output.width,)
 
 
-def _buffer(output: Output, rows: int = 1) -> NDArray[Any]:
+def output_buffer(output: Output, rows: int = 1) -> Tensor:
+    """What an output of so many windows is written to."""
     if output.role == "label":
         return np.zeros(rows, np.int64)
     return np.zeros((rows, output.width), np.float32)
@@ -392,7 +324,7 @@ def _wrap(array: NDArray[Any]) -> ort.OrtValue:
     return ort.OrtValue.ortvalue_from_numpy(array)
 
 
-def _main_output(manifest: Manifest) -> Output:
+def main_output(manifest: Manifest) -> Output:
     """The output that holds the scores or values."""
     role: Role = "value" if manifest.task == "regression" else "scores"
     output = manifest.output(role)

@@ -6,6 +6,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,9 +17,9 @@ from test_infer import sums
 
 from edge_agent.arrays import F32
 from edge_agent.clock import Clock, SystemClock
-from edge_agent.config import PipelineConfig, SensorsConfig
+from edge_agent.config import PipelineConfig, SensorsConfig, load_config
 from edge_agent.contract.bundle import parse_bundle
-from edge_agent.contract.errors import SourceError
+from edge_agent.contract.errors import ConfigError, SourceError
 from edge_agent.contract.manifest import Channel, DecideSpec
 from edge_agent.contract.messages import Decision, Record, decode, encode
 from edge_agent.crowd import CrowdPipeline
@@ -267,3 +268,15 @@ def test_lines_that_name_their_sensor() -> None:
         [source.read(out) for _ in range(3)]
     assert source.faults == {"torn": 1, "malformed": 2}
     os.close(reading)
+
+
+@pytest.mark.parametrize("extra", ["source: {type: jsonl, sensor_key: id}", "sensors: {}"])
+def test_sensors_and_a_source_that_names_them_go_together(tmp_path: Path, extra: str) -> None:
+    source = "" if extra.startswith("source") else "\n    source: {type: jsonl}"
+    path = tmp_path / "agent.yaml"
+    path.write_text(
+        "device: d\ndata_dir: data\npipelines:\n  - name: p\n    model: m\n    channels: [a]\n"
+        f"    {extra}{source}\n"
+    )
+    with pytest.raises(ConfigError, match="go together"):
+        load_config(path)
