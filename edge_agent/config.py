@@ -68,12 +68,13 @@ class SensorsConfig(Settings, frozen=True, kw_only=True):
     """Many sensors of one kind on one model: each has its own window, checks and state.
 
     Windows that are due in what the source gives at once are decided in one run of the model.
-    Nothing waits for readings that have not come.
+    Where readings come one by one, short pauses within ``batch_wait_ms`` let them gather.
 
     Attributes:
         sensors_n_max: most sensors; readings of any more are left out and counted as ``crowded``.
         batch_n_max: most windows in one run.
-        batch_wait_ms: longest time that a window waits for others before its run begins.
+        batch_wait_ms: longest time that batches may add to a window's wait, as long as the model
+            keeps up; 0 makes no pauses.
     """
 
     sensors_n_max: Annotated[int, Meta(ge=1, le=100_000)] = 1_000

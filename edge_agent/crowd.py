@@ -2,14 +2,16 @@
 
 As :mod:`edge_agent.pipeline`, with a window, checks and a state for each sensor. A block of
 readings passes in *rounds*, each with one reading of a sensor at most, so that one call of numpy
-serves all sensors of a round and the readings of each stay in order. Nothing waits for readings
-that have not come.
+serves all sensors of a round and the readings of each stay in order. A window that is due never
+waits for readings that have not come; after a small block a short pause, within the bound that the
+configuration states, lets the next one grow.
 """
 
 from __future__ import annotations
 
 import copy
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from time import perf_counter_ns
 from typing import Final
@@ -33,6 +35,8 @@ from edge_agent.sources.base import SensorSource
 
 _BLOCK_N: Final = 1_024  # most readings taken from the source at once
 _NS_PER_MS: Final = 1_000_000
+_NS_PER_S: Final = 1_000_000_000
+_PAUSE: Final = 0.25  # of the bound, after a small block; the rest is for the batch itself
 
 _Due = tuple[int, int]  # a window: the number of its sensor, and the reading that completed it
 
@@ -187,6 +191,8 @@ class CrowdPipeline(Pipeline):
                     waiting.clear()
         if waiting:
             self._decide_all(crowd, waiting, wall, (given_ns, since_ns))
+        if len(block) < self._sensors.batch_n_max:  # so few are dear: let the next ones gather
+            time.sleep(crowd.wait_ns * _PAUSE / _NS_PER_S)
 
     def _decide_all(
         self, crowd: Crowd, waiting: list[_Due], wall: float, since_ns: tuple[int, int]
