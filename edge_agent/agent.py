@@ -28,6 +28,7 @@ from edge_agent.config import AgentConfig, PipelineConfig
 from edge_agent.contract.bundle import read_bundle
 from edge_agent.contract.messages import Metrics, PipelineStatus, Status, encode
 from edge_agent.contract.topics import Topics
+from edge_agent.crowd import CrowdPipeline
 from edge_agent.folder import DataFolder
 from edge_agent.link import Link
 from edge_agent.metrics import rss_bytes
@@ -241,7 +242,8 @@ class Agent:
             broker=self._config.broker,
             clock=self._clock,
         )
-        pipeline = Pipeline(
+        make: type[Pipeline] = CrowdPipeline if config.sensors else Pipeline
+        pipeline = make(
             config,
             source,
             offer=self._uplink.offer,

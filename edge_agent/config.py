@@ -66,6 +66,24 @@ class DecideConfig(Settings, frozen=True, kw_only=True):
     fire_on: tuple[str, ...] | None = None
 
 
+class SensorsConfig(Settings, frozen=True, kw_only=True):
+    """Many sensors of one kind on one model: each has its own window, checks and state.
+
+    Windows that are due in what the source gives at once are decided in one run of the model.
+    Where readings come one by one, short pauses within ``batch_wait_ms`` let them gather.
+
+    Attributes:
+        sensors_n_max: most sensors; readings of any more are left out and counted as ``crowded``.
+        batch_n_max: most windows in one run.
+        batch_wait_ms: longest time that batches may add to a window's wait, as long as the model
+            keeps up; 0 makes no pauses.
+    """
+
+    sensors_n_max: Annotated[int, Meta(ge=1, le=100_000)] = 1_000
+    batch_n_max: Annotated[int, Meta(ge=1, le=1_024)] = 128
+    batch_wait_ms: Annotated[float, Meta(ge=0)] = 5.0
+
+
 class PipelineConfig(Settings, frozen=True, kw_only=True):
     """One sensor, one model, some actions.
 
@@ -79,6 +97,8 @@ class PipelineConfig(Settings, frozen=True, kw_only=True):
         decide: overrides of the bundle's decision defaults.
         actions: what to do when a decision fires, by ``type``.
         record: which decisions become records: every ``window``, or only those that ``fired``.
+        sensors: for a source that gives readings of many sensors, e.g. ``jsonl`` with a
+            ``sensor_key``; None is one sensor.
     """
 
     name: str
@@ -89,6 +109,7 @@ class PipelineConfig(Settings, frozen=True, kw_only=True):
     decide: DecideConfig = DecideConfig()
     actions: tuple[ActionConfig, ...] = ()
     record: Literal["window", "fired"] = "window"
+    sensors: SensorsConfig | None = None
 
 
 class OutboxConfig(Settings, frozen=True, kw_only=True):
@@ -354,6 +375,12 @@ def _pipeline_faults(at: str, pipeline: PipelineConfig) -> Iterator[Fault]:
         yield Fault(f"{at}.model", fault)
     if len(set(pipeline.channels)) != len(pipeline.channels):
         yield Fault(f"{at}.channels", "a channel is given twice")
+    names_sensors = isinstance(pipeline.source, jsonl.JsonlConfig) and pipeline.source.sensor_key
+    if bool(names_sensors) != (pipeline.sensors is not None):
+        yield Fault(
+            f"{at}.source",
+            "`sensors` and a source that names them go together: type jsonl with a `sensor_key`",
+        )
 
 
 def _twice(pipelines: tuple[PipelineConfig, ...]) -> Iterator[Fault]:

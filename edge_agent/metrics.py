@@ -16,6 +16,7 @@ from edge_agent.contract.errors import StorageError
 from edge_agent.contract.messages import Latency
 
 STAGES: Final = ("read", "window", "infer", "decide", "offer", "total")
+STAGES_EVERY: Final = 8  # windows; recording every one would take a tenth of the way's own time
 _SUB_BITS: Final = 3  # eight buckets for each power of two
 _NS_MAX: Final = (1 << 44) - 1  # 4.9 hours; what takes longer counts as this
 _NS_PER_US: Final = 1000.0
@@ -27,6 +28,7 @@ class Counters(msgspec.Struct, kw_only=True):
 
     Attributes:
         readings: rows that the source gave, those that were skipped included.
+        crowded: readings of sensors beyond a pipeline's ``sensors_n_max``.
         skipped: readings left out of the window, by a channel's policy.
         missing: values that were NaN or infinite.
         out_of_range: values outside their channel's bounds.
@@ -40,6 +42,7 @@ class Counters(msgspec.Struct, kw_only=True):
     """
 
     readings: int = 0
+    crowded: int = 0
     skipped: int = 0
     missing: int = 0
     out_of_range: int = 0
@@ -96,10 +99,11 @@ class Meters:
 
     Attributes:
         counters: totals.
-        stages: by the names in :data:`STAGES`, of decided windows only. ``read``: from the source
+        stages: by the names in :data:`STAGES`, of decided windows only: ``total`` of every one, the
+            others of every eighth, the first included. ``read``: from the source
             giving the reading that completed the window to that reading's turn (checks, and the
             readings before it in the same block). ``window``, ``infer``, ``decide``, ``offer``:
-            the steps of :mod:`edge_agent.pipeline`. ``total``: their sum.
+            the steps of :mod:`edge_agent.pipeline`. ``total``: all of them together.
     """
 
     def __init__(self) -> None:

@@ -25,7 +25,7 @@ from edge_agent.contract.manifest import Manifest
 from edge_agent.contract.messages import Decision, Metrics, PipelineStatus, Record
 from edge_agent.health import Health
 from edge_agent.infer import Model
-from edge_agent.metrics import Counters, Meters, rss_bytes
+from edge_agent.metrics import STAGES_EVERY, Counters, Meters, rss_bytes
 from edge_agent.shadow import Comparison, Shadow
 from edge_agent.sources.base import Source
 
@@ -61,6 +61,8 @@ class Pipeline:
         BundleError: the model does not fit, see :meth:`misfit`.
     """
 
+    block_n = _BLOCK_N
+
     def __init__(
         self,
         config: PipelineConfig,
@@ -89,10 +91,7 @@ class Pipeline:
         self._chain: Chain | None = None
         self._shadow: Shadow | None = None
         self._swaps: deque[Callable[[], None]] = deque()
-        self._since = (
-            msgspec.structs.replace(self.meters.counters),
-            self.meters.stages["infer"].counts(),
-        )
+        self._since = self._mark()
         self._adopting = threading.Lock()
         self._over = False
         if model is not None:
@@ -137,7 +136,7 @@ class Pipeline:
 
     def _read_on(self, stop: threading.Event) -> None:
         """The main loop: open the source and take block after block, while there is a model."""
-        block = np.empty((_BLOCK_N, len(self._config.channels)), np.float32)
+        block = np.empty((self.block_n, len(self._config.channels)), np.float32)
         try:
             self._source.open()
             self._state, self._fault = "running", ""
@@ -168,26 +167,25 @@ class Pipeline:
             turn_ns = perf_counter_ns()
             if chain.window.push(block[at]):
                 window_ns = perf_counter_ns()
-                self._beat()  # a block of windows through a slow model may take seconds
+                if at:
+                    self._beat()  # a block of windows through a slow model may take seconds
                 counters.windows += 1
                 try:
                     self._decide(chain, before + at + 1, wall, (given_ns, turn_ns, window_ns))
                 except InferenceError as exc:
-                    counters.not_finite += isinstance(exc, NotFiniteError)
                     self._complain(exc)
 
     def _decide(
         self, chain: Chain, reading: int, wall: float, since_ns: tuple[int, int, int]
     ) -> None:
         """Decide the window that is due and hand the decision on."""
-        model, counters = chain.model, self.meters.counters
-        index, score = model.answer(chain.window.view)
+        index, score, values = chain.model.answer(chain.window.view)
         infer_ns = perf_counter_ns()
         state, fired = chain.decider.step(index, score, self.beat_ns)
         decide_ns = perf_counter_ns()
         if self._shadow is not None:
             self._shadow.offer(chain.window.view, chain.labels[index], score)
-        self._last = decision = Decision(
+        decision = Decision(
             t=wall,
             synced=self._synced,
             pipeline=self._config.name,
@@ -195,25 +193,32 @@ class Pipeline:
             reading=reading,
             label=chain.labels[index],
             score=score,
-            values=model.values,
+            values=values,
             state=state,
             fired=fired,
         )
-        if fired:
-            counters.fired += 1
-            self._dispatch(decision)
-        if fired or self._record_all:
-            counters.recorded += 1
-            self._offer(decision)
+        self._hand_on(decision)
         offer_ns = perf_counter_ns()
         given_ns, turn_ns, window_ns = since_ns
         read, window, infer, decide, offer, total = self._record_stages
+        total(offer_ns - given_ns)
+        if self.meters.counters.windows % STAGES_EVERY != 1:
+            return
         read(turn_ns - given_ns)
         window(window_ns - turn_ns)
         infer(infer_ns - window_ns)
         decide(decide_ns - infer_ns)
         offer(offer_ns - decide_ns)
-        total(offer_ns - given_ns)
+
+    def _hand_on(self, decision: Decision) -> None:
+        """To the actions if it fired, and to the outbox if it is to be a record."""
+        counters, self._last = self.meters.counters, decision
+        if decision.fired:
+            counters.fired += 1
+            self._dispatch(decision)
+        if decision.fired or self._record_all:
+            counters.recorded += 1
+            self._offer(decision)
 
     def _beat(self) -> None:
         """One turn of the loop: for the watchdog, the cooldown and the stamps."""
@@ -248,6 +253,7 @@ class Pipeline:
     def _complain(self, exc: InferenceError) -> None:
         """Count a window without a decision: the next one may be all right."""
         self.meters.counters.infer_errors += 1
+        self.meters.counters.not_finite += isinstance(exc, NotFiniteError)
         if self.beat_ns - self._complained_ns >= _COMPLAIN_NS:
             self._complained_ns = self.beat_ns
             log.error("pipeline %s: no decision: %s", self._config.name, exc)
@@ -292,7 +298,7 @@ class Pipeline:
             raise BundleError(fault)
         warm_up(model)
         taken = threading.Event()
-        chain = Chain(model, self._config.decide, self.meters.counters)
+        chain = self._chain_of(model)
         return self._hand_over(lambda: self._take_over(chain, taken), taken)
 
     def exchange(self, load: Callable[[], Model], back: Callable[[], Model]) -> threading.Event:
@@ -321,7 +327,7 @@ class Pipeline:
                     log.error("pipeline %s: %s; the old one is loaded again", self.name, exc)  # noqa: TRY400
                     model = back()
             warm_up(model)
-            self._take_over(Chain(model, self._config.decide, self.meters.counters), taken)
+            self._take_over(self._chain_of(model), taken)
 
         return self._hand_over(work, taken)
 
@@ -358,6 +364,9 @@ class Pipeline:
             compared=found.compared,
             disagreed=found.disagreed,
         )
+
+    def _chain_of(self, model: Model) -> Chain:
+        return Chain(model, self._config.decide, self.meters.counters)
 
     def misfit(self, manifest: Manifest) -> str | None:
         """Say why a bundle cannot run in this pipeline; None when it can. Any thread."""

@@ -114,7 +114,7 @@ class Shadow:
             place, label, score = item
             start_ns = perf_counter_ns()
             try:
-                index, own = self._model.answer(self._windows[place])
+                index, own, _ = self._model.answer(self._windows[place])
             except InferenceError as exc:
                 if not self._failed:
                     log.warning("the second model fails: %s", exc)

@@ -46,11 +46,12 @@ class Stamp(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_f
     synced: bool = True
 
 
-class Decision(Stamp, frozen=True, kw_only=True, tag="decision"):
-    """One decided window.
+class Decision(Stamp, frozen=True, kw_only=True, tag="decision", gc=False):
+    """One decided window. It can be in no cycle, so the garbage collector need not look at it.
 
     Attributes:
         pipeline: name of the pipeline in the agent's configuration.
+        sensor: which of the pipeline's sensors; empty where there is one only.
         model: version of the bundle that decided.
         reading: how many readings the source had given when the window was complete, from 1.
         label: the model's own answer; empty for regression.
@@ -61,6 +62,7 @@ class Decision(Stamp, frozen=True, kw_only=True, tag="decision"):
     """
 
     pipeline: str
+    sensor: str = ""
     model: str
     reading: int
     label: str = ""
