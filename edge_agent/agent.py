@@ -21,6 +21,7 @@ import msgspec
 
 from edge_agent import __version__
 from edge_agent.actions import make_action
+from edge_agent.actions.mqtt import MqttAction
 from edge_agent.actions.worker import ActionWorker
 from edge_agent.check import require_fit
 from edge_agent.clock import Clock, SystemClock
@@ -35,6 +36,7 @@ from edge_agent.mqtt import MqttLink
 from edge_agent.pipeline import Pipeline
 from edge_agent.service import Notifier
 from edge_agent.sources import make_source
+from edge_agent.sources.mqtt import MqttSource
 from edge_agent.status import StatusBoard
 from edge_agent.update.store import Store
 from edge_agent.update.updater import Updater
@@ -231,8 +233,6 @@ class Agent:
         )
 
     def _make_room(self, config: PipelineConfig) -> _Room:
-        actions = [make_action(action, send=self._uplink.send) for action in config.actions]
-        worker = ActionWorker(actions)
         source = make_source(
             config.source,
             channels=config.channels,
@@ -240,6 +240,11 @@ class Agent:
             broker=self._config.broker,
             clock=self._clock,
         )
+        direct = source.send if isinstance(source, MqttSource) else None
+        send = self._uplink.send
+        actions = [make_action(action, send=send, direct=direct) for action in config.actions]
+        stream = [it for it in actions if isinstance(it, MqttAction) and it.streams]
+        worker = ActionWorker(actions, stream=stream)
         pipeline = Pipeline(
             config,
             source,
@@ -247,6 +252,7 @@ class Agent:
             dispatch=worker.dispatch,
             clock=self._clock,
             model=None,
+            dispatch_all=worker.wants_all,
         )
         return _Room(pipeline, worker)
 

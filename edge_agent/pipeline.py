@@ -47,6 +47,7 @@ class Pipeline:
         dispatch: takes each fired decision, before ``offer``; must only enqueue.
         clock: for stamps, and for durations that decide something.
         model: to begin with; without one the pipeline waits for :meth:`swap`.
+        dispatch_all: ``dispatch`` takes every decision, fired or not.
         meters: counters and histograms to go on with; by default fresh ones.
 
     Attributes:
@@ -67,6 +68,7 @@ class Pipeline:
         dispatch: Callable[[Decision], None],
         clock: Clock,
         model: Model | None,
+        dispatch_all: bool = False,
         meters: Meters | None = None,
     ) -> None:
         self.meters = meters or Meters()
@@ -75,6 +77,7 @@ class Pipeline:
         self._source = source
         self._offer = offer
         self._dispatch = dispatch
+        self._dispatch_all = dispatch_all
         self._clock = clock
         self._record_all = config.record == "window"
         self._record_stages = tuple(stage.record for stage in self.meters.stages.values())
@@ -188,6 +191,7 @@ class Pipeline:
         )
         if fired:
             counters.fired += 1
+        if fired or self._dispatch_all:
             self._dispatch(decision)
         if fired or self._record_all:
             counters.recorded += 1
