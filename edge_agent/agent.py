@@ -146,7 +146,7 @@ class Agent:
             if now - metrics_ns >= self._config.metrics_s * 1e9:
                 metrics_ns = now
                 self._record_metrics()
-            if all(room.pipeline.status().state == "ended" for room in self._rooms):
+            if all(room.pipeline.is_over for room in self._rooms):
                 self._record_metrics()
                 self._drain(stop)
                 return
@@ -208,7 +208,7 @@ class Agent:
 
     def _stuck(self, now: int) -> bool:
         """Whether a pipeline has stopped turning."""
-        running = (room.pipeline for room in self._rooms if room.pipeline.status().state != "ended")
+        running = (room.pipeline for room in self._rooms if not room.pipeline.is_over)
         return any(now - pipeline.beat_ns > _STUCK_NS for pipeline in running)
 
     def _drain(self, stop: threading.Event) -> None:

@@ -133,10 +133,17 @@ Keep = Callable[[str, bytes], None]
 
 
 class Received(NamedTuple):
-    """A message of a line's one subscription."""
+    """A message of a line's one subscription.
+
+    Attributes:
+        payload: of the message.
+        retained: the broker had kept it.
+        packet_id: 0 at QoS 0; otherwise the line acknowledges it.
+    """
 
     payload: bytes
     retained: bool
+    packet_id: int = 0
 
 
 class Line(Protocol):

@@ -281,6 +281,11 @@ class Pipeline:
         """Say why a bundle cannot run in this pipeline; None when it can. Any thread."""
         return misfit(self._config, manifest)
 
+    @property
+    def is_over(self) -> bool:
+        """Whether the source has ended by itself. Any thread."""
+        return self._state == "ended"
+
     def status(self) -> PipelineStatus:
         """How the pipeline is now. Any thread."""
         chain, last = self._chain, self._last

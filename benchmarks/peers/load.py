@@ -15,8 +15,9 @@ from time import perf_counter
 
 import numpy as np
 
+from edge_agent.link import Received
 from edge_agent.mqtt import packets
-from edge_agent.mqtt.packets import Control, Publish, Splitter
+from edge_agent.mqtt.packets import Control, Splitter
 
 _PROTOCOL = 4
 _ROWS_N = 512  # readings that are encoded beforehand, and repeat
@@ -141,7 +142,7 @@ class Load:
             self._flush()
         if ready[0]:
             for packet in self._splitter.feed(self._sock.recv(1 << 18)):
-                if isinstance(packet, Publish):
+                if isinstance(packet, Received):
                     self._count(packet.payload, now)
             self.busy_s += perf_counter() - now
 

@@ -10,6 +10,7 @@ import contextlib
 import logging
 import socket
 import threading
+import time
 from queue import Empty, SimpleQueue
 from typing import Final, NamedTuple
 
@@ -31,6 +32,7 @@ from edge_agent.mqtt.tls import tls_context
 log = logging.getLogger(__name__)
 
 _RECV_BYTES: Final = 64 * 1024
+_ANSWER_BYTES_MAX: Final = 4 * RECEIVED_BYTES_MAX  # that may come before an answer
 
 
 class Session(NamedTuple):
@@ -182,20 +184,27 @@ def _ask(
 ) -> bytes:
     """Send a packet and wait for its answer; what comes after the answer goes to ``early``."""
     sock.sendall(question)
+    until, left = time.monotonic() + CONNACK_S, _ANSWER_BYTES_MAX
     while True:
         for number, packet in enumerate(early):
             if isinstance(packet, Control) and packet.kind == kind:
                 del early[number]
                 return packet.body
+        sock.settimeout(max(0.01, until - time.monotonic()))
         if not (data := sock.recv(_RECV_BYTES)):
             raise EOFError
+        left -= len(data)
+        if left < 0 or time.monotonic() > until:
+            raise MalformedError("everything but an answer")
         early += splitter.feed(data)
 
 
 def _reason(code: int, protocol: int) -> ReasonCode:
     """A refusing CONNACK's code with its name; one that no version knows counts as unspecified."""
     try:
-        if protocol != MQTT_5:
+        if (
+            protocol != MQTT_5 or code < packets.FAILURE
+        ):  # a broker of 3.1.1 answers so to version 5
             return convert_connack_rc_to_reason_code(ConnackCode(code))
         return ReasonCode(PacketTypes.CONNACK, identifier=code)
     except (KeyError, ValueError):

@@ -19,11 +19,11 @@ from edge_agent.config import BrokerConfig
 from edge_agent.link import Keep, Received
 from edge_agent.mqtt import packets
 from edge_agent.mqtt.dial import Dialer, Session
-from edge_agent.mqtt.packets import MalformedError, Packet, Publish
+from edge_agent.mqtt.packets import MalformedError, Packet
 
 log = logging.getLogger(__name__)
 
-RECV_BYTES: Final = 256 * 1024
+RECV_BYTES: Final = 64 * 1024
 OUT_BYTES_MAX: Final = 1024 * 1024  # that the broker does not take: then it is not sent at once
 WAITING_N_MAX: Final = 1_000  # messages of QoS 1 beyond what the broker lets be in flight
 CONFIRM_NS: Final = 1_000_000_000  # for a PUBACK, before the message is kept
@@ -62,7 +62,7 @@ class MqttLine:
         self._in_flight: dict[int, _Sent] = {}
         self._waiting: deque[_Sent] = deque()
         self._last_id = 0
-        self._since_ns = self._sent_ns = self._received_ns = 0
+        self._since_ns = self._sent_ns = self._received_ns = self._pinged_ns = 0
 
     def open(self, topic_filter: str) -> None:
         """See :meth:`edge_agent.link.Line.open`."""
@@ -123,7 +123,8 @@ class MqttLine:
     def _adopt(self, session: Session) -> None:
         self._session = session
         self._poller.register(session.sock, select.POLLIN)
-        self._since_ns = self._sent_ns = self._received_ns = time.monotonic_ns()
+        now = time.monotonic_ns()
+        self._since_ns = self._sent_ns = self._received_ns = self._pinged_ns = now
         log.info("data connection to %s is up", self._broker.url)
 
     def _pull(self, session: Session, wait_s: float) -> list[Packet]:
@@ -133,8 +134,11 @@ class MqttLine:
             self._flush(session, now)
         self._look_after(session, now)
         if not (isinstance(sock, ssl.SSLSocket) and sock.pending()):
-            self._poller.modify(sock, select.POLLIN | (select.POLLOUT if self._out else 0))
-            if not self._poller.poll(wait_s * 1000):
+            # A broker that takes nothing is not read from: it has to wait, not our memory to grow.
+            reading = select.POLLIN if len(self._out) <= OUT_BYTES_MAX else 0
+            self._poller.modify(sock, reading | (select.POLLOUT if self._out else 0))
+            ready = self._poller.poll(wait_s * 1000)
+            if not ready or ready[0][1] == select.POLLOUT:
                 return []
         try:
             data = sock.recv(RECV_BYTES)
@@ -149,10 +153,10 @@ class MqttLine:
         """Messages go to the caller, acknowledgements are dealt with here."""
         messages: list[Received] = []
         for packet in arrived:
-            if isinstance(packet, Publish):
+            if isinstance(packet, Received):
                 if packet.packet_id:
                     self._out += packets.puback(packet.packet_id)
-                messages.append(Received(packet.payload, packet.retained))
+                messages.append(packet)
             elif packet.kind == packets.PUBACK:
                 self._confirm(*packets.acknowledged(packet.body))
             elif packet.kind == packets.DISCONNECT:
@@ -186,7 +190,8 @@ class MqttLine:
         """Keep the connection alive, and keep what was not acknowledged in time."""
         if now - self._received_ns > 1.5 * session.keepalive_s * _NS_PER_S:
             raise _LostError("nothing came within the keep-alive time")
-        if now - max(self._sent_ns, self._received_ns) > session.keepalive_s * _NS_PER_S / 2:
+        if now - self._pinged_ns > session.keepalive_s * _NS_PER_S / 2:
+            self._pinged_ns = now
             self._out += packets.PINGREQ
             self._flush(session, now)
         oldest = next(iter(self._in_flight.values()), None) or next(iter(self._waiting), None)

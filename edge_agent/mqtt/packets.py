@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Final, NamedTuple
 
+from edge_agent.link import Received
+
 CONNACK: Final = 2
 PUBLISH: Final = 3
 PUBACK: Final = 4
@@ -43,22 +45,14 @@ class MalformedError(ValueError):
     """The broker sent what no broker may send."""
 
 
-class Publish(NamedTuple):
-    """A message. ``packet_id`` is 0 at QoS 0; otherwise it is to be acknowledged."""
-
-    payload: bytes
-    retained: bool
-    packet_id: int
-
-
 class Control(NamedTuple):
-    """Any other packet: its type, and what follows the length."""
+    """Any packet that is not a message: its type, and what follows the length."""
 
     kind: int
     body: bytes
 
 
-Packet = Publish | Control
+Packet = Received | Control
 
 
 class Limits(NamedTuple):
@@ -121,7 +115,7 @@ class Splitter:
         self._rest += data[at:]
         return found
 
-    def _publish(self, first: int, data: bytes, at: int, stop: int) -> Publish:
+    def _publish(self, first: int, data: bytes, at: int, stop: int) -> Received:
         """The message in ``data[at:stop]``; its topic is not looked at."""
         if stop - at < 2:
             raise MalformedError("a message without a topic")
@@ -139,7 +133,7 @@ class Splitter:
             at = sum(varint)
         if at > stop:
             raise MalformedError("a message that ends before its payload")
-        return Publish(data[at:stop], bool(first & 1), packet_id)
+        return Received(data[at:stop], bool(first & 1), packet_id)
 
 
 # --- what a client sends -------------------------------------------------------------------------

@@ -86,11 +86,11 @@ class MqttSource:
             raise SourceError(
                 f"the broker denies the subscription to {exc}: allow it to the agent's user"
             ) from exc
-        for payload, retained in messages:
-            if retained:
+        for message in messages:
+            if message.retained:
                 self._stale += 1
             else:
-                self._queue(self._decoder.rows(payload))
+                self._queue(self._decoder.rows(message.payload))
         return move(self._waiting, out)
 
     def send(self, topic: str, payload: bytes, keep: Keep | None) -> bool:
