@@ -51,6 +51,7 @@ def greet(broker: ScriptedBroker, line: MqttLine, *, properties: bytes = b"") ->
     assert packet.kind == SUBSCRIBE
     peer.send(SUBACK, packet.mid + b"\0\1")
     until(lambda: line.receive(0.05) == [] and line.send("t", b"up", None))
+    line.receive(0.0)
     assert peer.packet().kind == PUBLISH
     return peer
 
@@ -129,6 +130,7 @@ def test_what_is_not_acknowledged_in_time_is_kept_while_the_connection_stays(scr
 def test_what_the_broker_refuses_is_kept(scripted, line):
     peer, kept = greet(scripted, line), Kept()
     assert line.send("t", b"a", kept)
+    line.receive(0.0)
     peer.send(PUBACK, peer.packet().mid + b"\x87\0")
     until(lambda: line.receive(0.05) == [] and kept.messages)
     assert kept.messages == [("t", b"a")]
@@ -202,6 +204,7 @@ def test_a_broker_of_3_1_1_is_met_in_its_version(scripted):
     assert peer.welcome() == 4
     peer.send(SUBACK, peer.packet().mid + b"\1")
     until(lambda: line.receive(0.05) == [] and line.send("t", b"a", None))
+    line.receive(0.0)
     assert peer.packet() == (PUBLISH, b"\0\1ta")
     line.close()
 

@@ -35,7 +35,9 @@ def test_messages_come_out_as_they_went_in_wherever_the_stream_is_cut(messages, 
     found = []
     for start, stop in zip([0, *cuts], [*cuts, len(stream)], strict=True):
         found += splitter.feed(stream[start:stop])
-    assert found == [Received(payload, False, number) for _, payload, number in messages]
+    assert found == [
+        Received(payload, retained=False, packet_id=number) for _, payload, number in messages
+    ]
 
 
 @given(pieces=st.lists(st.binary(max_size=60), max_size=20), protocol=PROTOCOLS)

@@ -60,6 +60,7 @@ class MqttLine:
         self._poller = select.poll()
         self._out = bytearray()
         self._in_flight: dict[int, _Sent] = {}
+        self._given_up: set[int] = set()  # kept, but the broker still has their ids
         self._waiting: deque[_Sent] = deque()
         self._last_id = 0
         self._since_ns = self._sent_ns = self._received_ns = self._pinged_ns = 0
@@ -166,13 +167,15 @@ class MqttLine:
         return messages
 
     def _confirm(self, packet_id: int, code: int) -> None:
+        self._given_up.discard(packet_id)
         sent = self._in_flight.pop(packet_id, None)
         if sent is not None and code >= packets.FAILURE:
             sent.keep(sent.topic, sent.payload)  # the uplink says what the broker refuses
 
     def _pump(self, session: Session) -> None:
         """Let messages of QoS 1 leave, as many as the broker takes unacknowledged."""
-        while self._waiting and len(self._in_flight) < session.limits.receive_max:
+        most = session.limits.receive_max - len(self._given_up)
+        while self._waiting and len(self._in_flight) < most:
             sent = self._waiting.popleft()
             packet_id = self._next_id()
             self._in_flight[packet_id] = sent
@@ -183,7 +186,7 @@ class MqttLine:
     def _next_id(self) -> int:
         while True:
             self._last_id = self._last_id % _ID_MAX + 1
-            if self._last_id not in self._in_flight:
+            if self._last_id not in self._in_flight and self._last_id not in self._given_up:
                 return self._last_id
 
     def _look_after(self, session: Session, now: int) -> None:
@@ -196,6 +199,7 @@ class MqttLine:
             self._flush(session, now)
         oldest = next(iter(self._in_flight.values()), None) or next(iter(self._waiting), None)
         if oldest is not None and now - oldest.since_ns > CONFIRM_NS:
+            self._given_up.update(self._in_flight)
             self._keep_all()
 
     def _try_flush(self, session: Session, now: int) -> None:
@@ -234,6 +238,7 @@ class MqttLine:
         session.sock.close()
         self._session = None
         self._out.clear()
+        self._given_up.clear()
         self._keep_all()
 
     def _keep_all(self) -> None:

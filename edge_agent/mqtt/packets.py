@@ -58,7 +58,7 @@ Packet = Received | Control
 class Limits(NamedTuple):
     """What a broker asks of its client in an accepting CONNACK."""
 
-    receive_max: int = 65_535
+    receive_max: int = 65_000  # of the 65,535 ids, so that one is always free
     qos_max: int = 1
     packet_bytes_max: int = 268_435_455
     keepalive_s: int | None = None
@@ -196,7 +196,7 @@ def connack(body: bytes, *, protocol: int) -> tuple[int, Limits]:
     given = dict(_properties(body[2:]))
     default = Limits()
     return 0, Limits(
-        max(1, given.get(_RECEIVE_MAX, default.receive_max)),
+        max(1, min(default.receive_max, given.get(_RECEIVE_MAX, default.receive_max))),
         given.get(_QOS_MAX, default.qos_max),
         given.get(_PACKET_BYTES_MAX, default.packet_bytes_max),
         given.get(_KEEPALIVE_S),
