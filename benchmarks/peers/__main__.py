@@ -4,7 +4,8 @@ Contenders get one core; broker, load and subscriber the other. Each gets one JS
 at QoS 0, decides on every reading, and sends every decision at QoS 0; all are timed here. Rounds of
 all contenders alternate; figures are medians over rounds, ratios medians of the rounds' ratios.
 ``readings_per_s`` is the highest rate tried that was sustained for ``--seconds`` with a backlog
-that did not grow and no decision lost.
+that did not grow and no decision lost; ``other_core_busy`` shows that load and broker were not the
+limit. ``records_dropped`` is what the agent's outbox dropped, and said so in its ledger.
 
 Usage: python -m benchmarks.peers [--seconds N] [--rounds N] [--only NAME …]
 """
@@ -76,18 +77,23 @@ def measure(name: str, bundle: Path, folder: Path, seconds: float) -> Figures:
         warm_up(load)
         cpu_50, _ = at(load, contender, 50, seconds)
         cpu_1000, p50 = at(load, contender, 1000, seconds)
-        rate, busy = sustained(load, seconds)
-        return {
+        rate, busy = sustained(load, broker, seconds)
+        figures = {
             "readings_per_s": rate,
             "cpu_us_at_50": cpu_50,
             "cpu_us_at_1000": cpu_1000,
             "p50_us_at_1000": p50,
             "rss_mib": contender.rss_mib(),
-            "load_busy": busy,
+            "other_core_busy": busy,
         }
     except BaseException:
         print((folder / "log").read_text(), file=sys.stderr)
         raise
+    else:
+        contender.end()
+        if name == "agent":
+            figures["records_dropped"] = broker.records_dropped()
+        return figures
     finally:
         load.close()
         contender.end()
@@ -112,16 +118,16 @@ def at(load: Load, contender: Contender, rate: float, seconds: float) -> tuple[f
     return used / (load.sent - sent) * 1e6, delay * 1e6
 
 
-def sustained(load: Load, seconds: float) -> tuple[float, float]:
-    """The highest rate that is sustained, and how busy the load's process was meanwhile."""
+def sustained(load: Load, broker: Broker, seconds: float) -> tuple[float, float]:
+    """The highest rate that is sustained, and how busy load and broker were meanwhile, 0 to 1."""
     estimate = load.in_turn(AHEAD, max(2.0, seconds / 5))
     load.settle(10.0)
     for step in STEPS:
         rate = step * estimate
         load.delays.clear()
-        load.busy_s = 0.0
+        load.busy_s, before = 0.0, broker.cpu_s()
         backlog = load.at_rate(rate, seconds)
-        busy = load.busy_s / seconds
+        busy = (load.busy_s + broker.cpu_s() - before) / seconds
         middle, last = (
             statistics.median(waiting for _, waiting in part)
             for part in (

@@ -14,10 +14,15 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from paho.mqtt import subscribe
+
 from benchmarks.peers.cnn import CHANNELS, LENGTH, NAMES
 from edge_agent.contract.bundle import read_bundle
+from edge_agent.contract.messages import Status, decode
+from edge_agent.contract.topics import Topics
 
 TOPIC_IN, TOPIC_OUT = "bench/readings", "bench/decisions"
+STATUS = Topics("edge").status("bench")
 HERE = Path(__file__).resolve().parent
 START_S = 20.0
 CONTENDERS = ("agent", "script", "script_one_thread", "node")
@@ -31,11 +36,8 @@ class Contender:
             self._process = start(command, core, output=output)
 
     def cpu_s(self) -> float:
-        """CPU time of all its threads, in seconds, to the nanosecond of the scheduler."""
-        if self._process.poll() is not None:
-            raise RuntimeError(f"a contender has ended: exit code {self._process.returncode}")
-        tasks = Path(f"/proc/{self._process.pid}/task").glob("*/schedstat")
-        return sum(int(task.read_text().split()[0]) for task in tasks) / 1e9
+        """CPU time of all its threads, in seconds."""
+        return cpu_s(self._process)
 
     def rss_mib(self) -> float:
         """Resident memory."""
@@ -50,6 +52,14 @@ class Contender:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+
+
+def cpu_s(process: subprocess.Popen[bytes]) -> float:
+    """CPU time of all threads of a process, in seconds, to the nanosecond of the scheduler."""
+    if process.poll() is not None:
+        raise RuntimeError(f"a process has ended: exit code {process.returncode}")
+    tasks = Path(f"/proc/{process.pid}/task").glob("*/schedstat")
+    return sum(int(task.read_text().split()[0]) for task in tasks) / 1e9
 
 
 def start(command: Sequence[str | Path], core: int, *, output: object) -> subprocess.Popen[bytes]:
@@ -122,6 +132,15 @@ class Broker:
             if time.monotonic() > until:
                 raise RuntimeError("mosquitto does not listen")
             time.sleep(0.05)
+
+    def cpu_s(self) -> float:
+        """CPU time that it has used, in seconds."""
+        return cpu_s(self._process)
+
+    def records_dropped(self) -> int:
+        """What the agent's last status says of its outbox."""
+        message = subscribe.simple(STATUS, hostname="127.0.0.1", port=self.port)
+        return decode(message.payload, Status).outbox.dropped
 
     def await_subscriber(self, topic: str) -> None:
         """Wait until somebody has subscribed to a topic."""
