@@ -35,7 +35,8 @@ from benchmarks.peers.stage import (
 TOOLS = Path(__file__).resolve().parent.parent.parent / ".peers"
 CORE, OTHER_CORE = 1, 0
 AHEAD = 100  # readings that wait while the capacity is estimated
-STEPS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5)  # of the estimate, until one is sustained
+STEPS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.6, 0.5)  # of the estimate, until one is sustained
+LATE_S = 0.2  # a backlog of so many seconds is no sustained rate
 Figures = dict[str, float]
 
 
@@ -126,8 +127,8 @@ def sustained(load: Load, broker: Broker, seconds: float) -> tuple[float, float]
         rate = step * estimate
         load.delays.clear()
         load.busy_s, before = 0.0, broker.cpu_s()
-        backlog = load.at_rate(rate, seconds)
-        busy = (load.busy_s + broker.cpu_s() - before) / seconds
+        backlog = load.at_rate(rate, seconds, LATE_S)
+        busy = (load.busy_s + broker.cpu_s() - before) / backlog[-1][0]
         middle, last = (
             statistics.median(waiting for _, waiting in part)
             for part in (
@@ -137,7 +138,8 @@ def sustained(load: Load, broker: Broker, seconds: float) -> tuple[float, float]
         )
         if not load.settle(30.0):
             raise RuntimeError(f"{load.waiting} decisions are lost at {rate:.0f} readings/s")
-        if last <= max(1.2 * middle, 0.05 * rate):
+        held = backlog[-1][0] > seconds - 0.2
+        if held and last <= max(1.2 * middle, 0.02 * rate):
             return rate, busy
     return 0.0, 0.0
 

@@ -79,15 +79,20 @@ class Load:
         """Readings without their decision."""
         return max(0, self.sent - self._length + 1) - self.decided
 
-    def at_rate(self, rate: float, seconds: float) -> list[tuple[float, int]]:
+    def at_rate(self, rate: float, seconds: float, late_s: float = 1.0) -> list[tuple[float, int]]:
         """Publish at a rate, on time whatever comes back.
+
+        It ends early when the readings of ``late_s`` wait: what is hopeless needs no more proof,
+        and no queue on the way is to overflow.
 
         Returns:
             (seconds since the start, readings without their decision), every 100 ms.
         """
         begin = perf_counter()
         first, backlog = self.sent, []
-        while (passed := perf_counter() - begin) < seconds:
+        while (passed := perf_counter() - begin) < seconds and self.waiting <= max(
+            100, late_s * rate
+        ):
             due = int(passed * rate) + 1 - (self.sent - first)
             if due > 0:
                 self._send(due)
