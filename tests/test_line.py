@@ -44,7 +44,8 @@ def line(scripted):
 
 
 def greet(broker: ScriptedBroker, line: MqttLine, *, properties: bytes = b"") -> Peer:
-    """Accept the line's connection and its subscription."""
+    """Accept the line's connection and its subscription; it may still have to notice a loss."""
+    until(lambda: broker.is_asked() or line.receive(0.05) is None)
     peer = broker.accept()
     peer.welcome(properties=properties)
     packet = peer.packet()
@@ -153,6 +154,21 @@ def test_no_more_is_in_flight_than_the_broker_takes_and_no_packet_too_large(scri
     peer.send(PUBACK, second.mid)
     line.receive(1.0)
     assert kept.messages == []
+
+
+def test_a_broker_without_qos_1_gets_nothing_that_is_to_be_confirmed(scripted, line):
+    peer, kept = greet(scripted, line, properties=b"\x24\x00"), Kept()
+    assert not line.send("t", b"a", kept)
+    assert line.send("t", b"b", None)
+    line.receive(0.0)
+    assert peer.packet().body.endswith(b"b")
+
+
+def test_a_broker_that_says_goodbye_with_its_answer_is_left(scripted, line):
+    peer = scripted.accept()
+    peer.welcome()
+    peer.sock.sendall(b"\x90\x04" + peer.packet().mid + b"\0\1\xe0\0")
+    greet(scripted, line)
 
 
 def test_readings_of_qos_1_are_acknowledged(scripted, line):

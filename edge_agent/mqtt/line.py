@@ -73,14 +73,14 @@ class MqttLine:
 
     def receive(self, wait_s: float) -> list[Received]:
         """See :meth:`edge_agent.link.Line.receive`."""
-        session = self._session
+        session, early = self._session, None
         if session is None:
             if self._dialer is None or (session := self._dialer.take(wait_s)) is None:
                 return []
             self._adopt(session)
-            return self._take(session.early)
+            early = session.early
         try:
-            return self._take(self._pull(session, wait_s))
+            return self._take(self._pull(session, wait_s) if early is None else early)
         except (_LostError, MalformedError, OSError) as exc:
             self._lose(session, exc)
             return []
@@ -91,10 +91,10 @@ class MqttLine:
         size = len(payload) + len(topic) + packets.HEADER_BYTES_MAX
         if session is None or len(self._out) + size > OUT_BYTES_MAX:
             return False
-        if size > session.limits.packet_bytes_max:
+        if size > session.limits.packet_bytes_max or (session.limits.qos_max == 0 and keep):
             return False
         now = time.monotonic_ns()
-        if keep is None or session.limits.qos_max == 0:
+        if keep is None:
             self._out += packets.publish(topic.encode(), payload, protocol=session.protocol)
         elif len(self._waiting) < WAITING_N_MAX:
             self._waiting.append(_Sent(topic, payload, keep, now))
