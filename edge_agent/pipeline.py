@@ -50,6 +50,7 @@ class Pipeline:
         dispatch: takes each fired decision, before ``offer``; must only enqueue.
         clock: for stamps, and for durations that decide something.
         model: to begin with; without one the pipeline waits for :meth:`swap`.
+        dispatch_all: ``dispatch`` takes every decision, fired or not.
         meters: counters and histograms to go on with; by default fresh ones.
 
     Attributes:
@@ -72,6 +73,7 @@ class Pipeline:
         dispatch: Callable[[Decision], None],
         clock: Clock,
         model: Model | None,
+        dispatch_all: bool = False,
         meters: Meters | None = None,
     ) -> None:
         self.meters = meters or Meters()
@@ -80,6 +82,7 @@ class Pipeline:
         self._source = source
         self._offer = offer
         self._dispatch = dispatch
+        self._dispatch_all = dispatch_all
         self._clock = clock
         self._record_all = config.record == "window"
         self._record_stages = tuple(stage.record for stage in self.meters.stages.values())
@@ -211,10 +214,10 @@ class Pipeline:
         offer(offer_ns - decide_ns)
 
     def _hand_on(self, decision: Decision) -> None:
-        """To the actions if it fired, and to the outbox if it is to be a record."""
+        """To the actions if it fired or they want all, and to the outbox if it is to be a record."""
         counters, self._last = self.meters.counters, decision
-        if decision.fired:
-            counters.fired += 1
+        counters.fired += decision.fired
+        if decision.fired or self._dispatch_all:
             self._dispatch(decision)
         if decision.fired or self._record_all:
             counters.recorded += 1
@@ -371,6 +374,11 @@ class Pipeline:
     def misfit(self, manifest: Manifest) -> str | None:
         """Say why a bundle cannot run in this pipeline; None when it can. Any thread."""
         return misfit(self._config, manifest)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the source has ended by itself. Any thread."""
+        return self._state == "ended"
 
     def status(self) -> PipelineStatus:
         """How the pipeline is now. Any thread."""

@@ -11,7 +11,7 @@ from edge_agent.contract.errors import ConfigError
 from edge_agent.settings import Kind
 from edge_agent.sources.base import Source
 from edge_agent.sources.jsonl import JsonlConfig, JsonlSource
-from edge_agent.sources.mqtt import MqttConfig, MqttSource, link_to
+from edge_agent.sources.mqtt import MqttConfig, MqttSource, line_to
 from edge_agent.sources.replay import ReplayConfig, ReplaySource
 from edge_agent.sources.simulated import SimulatedConfig, SimulatedSource
 
@@ -65,7 +65,7 @@ def _mqtt(config: MqttConfig, site: _Site) -> Source:
     broker = site.broker
     if broker is None:
         raise ConfigError("a source of type mqtt needs a broker: add `broker: {url: mqtt://HOST}`")
-    return MqttSource(config, site.channels, make_link=lambda: link_to(broker))
+    return MqttSource(config, site.channels, line=line_to(broker))
 
 
 def _simulated(config: SimulatedConfig, site: _Site) -> Source:
