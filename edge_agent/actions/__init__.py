@@ -7,11 +7,12 @@ from typing import Any, Final
 
 from edge_agent.actions.base import Action, Send
 from edge_agent.actions.exec import ExecAction, ExecConfig
+from edge_agent.actions.file import FileAction, FileConfig
 from edge_agent.actions.log import LogAction, LogConfig
 from edge_agent.actions.mqtt import MqttAction, MqttConfig
 from edge_agent.settings import Kind
 
-ActionConfig = LogConfig | MqttConfig | ExecConfig
+ActionConfig = LogConfig | MqttConfig | ExecConfig | FileConfig
 
 
 def make_action(config: ActionConfig, *, send: Send) -> Action:
@@ -28,4 +29,5 @@ _MAKERS: Final[dict[type[Kind], Callable[[Any, Send], Action]]] = {
     LogConfig: lambda _config, _send: LogAction(),
     MqttConfig: lambda config, send: MqttAction(config, send=send),
     ExecConfig: lambda config, _send: ExecAction(config),
+    FileConfig: lambda config, _send: FileAction(config),
 }

@@ -10,15 +10,17 @@ from edge_agent.clock import Clock
 from edge_agent.contract.errors import ConfigError
 from edge_agent.settings import Kind
 from edge_agent.sources.base import Source
+from edge_agent.sources.iio import IioConfig, IioSource
 from edge_agent.sources.jsonl import JsonlConfig, JsonlSource
 from edge_agent.sources.mqtt import MqttConfig, MqttSource, link_to
 from edge_agent.sources.replay import ReplayConfig, ReplaySource
+from edge_agent.sources.serial import SerialConfig, SerialSource
 from edge_agent.sources.simulated import SimulatedConfig, SimulatedSource
 
 if TYPE_CHECKING:  # edge_agent.config imports this module
     from edge_agent.config import BrokerConfig
 
-SourceConfig = ReplayConfig | JsonlConfig | MqttConfig | SimulatedConfig
+SourceConfig = ReplayConfig | JsonlConfig | MqttConfig | SimulatedConfig | SerialConfig | IioConfig
 
 
 class _Site(NamedTuple):
@@ -72,9 +74,19 @@ def _simulated(config: SimulatedConfig, site: _Site) -> Source:
     return SimulatedSource(config, site.channels, clock=site.clock)
 
 
+def _serial(config: SerialConfig, site: _Site) -> Source:
+    return SerialSource(config, site.channels)
+
+
+def _iio(config: IioConfig, site: _Site) -> Source:
+    return IioSource(config, site.channels, clock=site.clock)
+
+
 _MAKERS: Final[dict[type[Kind], Callable[[Any, _Site], Source]]] = {
     ReplayConfig: _replay,
     JsonlConfig: _jsonl,
     MqttConfig: _mqtt,
     SimulatedConfig: _simulated,
+    SerialConfig: _serial,
+    IioConfig: _iio,
 }
