@@ -10,9 +10,10 @@ from edge_agent.actions.exec import ExecAction, ExecConfig
 from edge_agent.actions.file import FileAction, FileConfig
 from edge_agent.actions.log import LogAction, LogConfig
 from edge_agent.actions.mqtt import MqttAction, MqttConfig
+from edge_agent.actions.webhook import WebhookAction, WebhookConfig
 from edge_agent.settings import Kind
 
-ActionConfig = LogConfig | MqttConfig | ExecConfig | FileConfig
+ActionConfig = LogConfig | MqttConfig | ExecConfig | FileConfig | WebhookConfig
 
 
 def make_action(config: ActionConfig, *, send: Send) -> Action:
@@ -30,4 +31,5 @@ _MAKERS: Final[dict[type[Kind], Callable[[Any, Send], Action]]] = {
     MqttConfig: lambda config, send: MqttAction(config, send=send),
     ExecConfig: lambda config, _send: ExecAction(config),
     FileConfig: lambda config, _send: FileAction(config),
+    WebhookConfig: lambda config, _send: WebhookAction(config),
 }
