@@ -21,7 +21,7 @@ import msgspec
 
 from edge_agent.clock import Clock
 from edge_agent.contract.messages import Head, Stamp, Started, with_seq
-from edge_agent.outbox import losses, record_table
+from edge_agent.outbox import losses, pack_table, record_table
 from edge_agent.outbox.boots import Boots
 from edge_agent.outbox.capped_db import CappedDb, CorruptError, pages_of, set_aside
 from edge_agent.outbox.items import RECORD_RANKS, Item, Message, Rank, Slice, item_of
@@ -36,7 +36,8 @@ _FORMAT_1: Final = f"""
 CREATE TABLE boot(base INTEGER PRIMARY KEY, name TEXT NOT NULL);
 CREATE TABLE collector(seen INTEGER PRIMARY KEY);
 """
-_MIGRATIONS: Final = (_FORMAT_1,)
+_FORMAT_2: Final = pack_table.SCHEMA
+_MIGRATIONS: Final = (_FORMAT_1, _FORMAT_2)
 OUTBOX_FORMAT: Final = len(_MIGRATIONS)
 
 _LEDGER_RECORDS: Final = 16  # kept at any time; more losses wait, merged, in the draft

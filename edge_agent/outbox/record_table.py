@@ -1,8 +1,12 @@
-"""The rows of the outbox below its byte cap: adding, dropping, deleting and reading them.
+"""What the outbox holds below its byte cap: adding, dropping, deleting and reading it.
 
 A row's key is ``rank << 40 | position``, so rows of one importance lie together in the order of
 their age: what the cap drops first has the lowest keys, and a confirmation deletes one run of keys
 a rank. Messages to users' topics have positions of their own.
+
+Plain decisions lie in packs (:mod:`.pack_table`): a large group at once, the few of a small group
+first as rows, the *tail*, which becomes a pack when there are enough of them. So an idle device
+writes each of them twice, and a week of them fits the default cap.
 """
 
 from __future__ import annotations
@@ -16,9 +20,12 @@ from typing import Final
 import msgspec
 
 from edge_agent.contract.errors import StorageError
+from edge_agent.contract.messages import Decision
 from edge_agent.outbox import losses
 from edge_agent.outbox.capped_db import CappedDb, fitting, pages_of
+from edge_agent.outbox.columns import decision_of
 from edge_agent.outbox.items import RECORD_RANKS, Item, Message, Rank
+from edge_agent.outbox.pack_table import Found, Pack, PackTable
 from edge_agent.spans import Range, Spans
 
 SCHEMA: Final = """
@@ -33,9 +40,12 @@ INSERT INTO state VALUES (0, 0, 0);
 
 _RANK_BITS: Final = 40
 _POSITIONS: Final = (1 << _RANK_BITS) - 1
+_GROUP_N: Final = 4  # a group of a fourth of a pack is packed at once
 _CHUNK_ROWS: Final = 512  # rows deleted in one transaction, so that no step takes long
 
 _READ: Final = "SELECT key, body FROM record WHERE key BETWEEN ? AND ? ORDER BY key"
+_READ_TAIL: Final = f"{_READ} LIMIT ?"
+_READ_KEYS: Final = "SELECT key, NULL FROM record WHERE key BETWEEN ? AND ? ORDER BY key LIMIT ?"
 _READ_MESSAGES: Final = (
     "SELECT key, topic, body FROM record WHERE key BETWEEN ? AND ? ORDER BY key LIMIT ?"
 )
@@ -75,12 +85,25 @@ class RecordTable:
         (row,) = db.query("SELECT position, message, records FROM state")
         self.state = State(*row)
         self.dropped = 0
+        self._packs = PackTable(db)
+        self._tail_first = self._packs.last + 1
+        self._tail_n = self._packs.pack_n  # not counted yet: it may be as long as that
 
     def append(self, items: Sequence[Item]) -> int:
         """Keep the items from the front that one durable transaction may hold; how many."""
         sizes = [item.size for item in items]
         taken = items[: fitting(sizes, self._db.transaction_pages_max)]
-        self._insert(taken, lowest=self.make_room(taken))
+        plain_n = sum(item.rank is Rank.DECISION for item in taken)
+        is_group = plain_n * _GROUP_N >= self._packs.pack_n
+        if is_group and self._tail_n:
+            self._pack_tail(n_min=1)  # packs lie in the order of their positions
+        elif plain_n and self._tail_n >= self._packs.pack_n:
+            self._pack_tail(n_min=self._packs.pack_n)
+        rows = self._numbered(taken)
+        rows, plain = _split(rows) if is_group else (rows, [])
+        packs = self._packs.packs_of(plain) if plain else []
+        items = [*(item for _, item in rows), *(Item(Rank.DECISION, pack.body) for pack in packs)]
+        self._insert(rows, packs, lowest=self.make_room(items))
         return len(taken)
 
     def append_ledger(self, item: Item, said: Range | str) -> None:
@@ -90,7 +113,7 @@ class RecordTable:
             item: the record, encoded.
             said: the dropped positions that it says, or the reason whose count it says.
         """
-        self._insert([item], lowest=Rank.LEDGER, said=said)
+        self._insert([(self.state.position + 1, item)], [], lowest=Rank.LEDGER, said=said)
 
     def make_room(self, items: Sequence[Item]) -> Rank:
         """Drop until those items fit that are at least of the rank that is returned.
@@ -115,6 +138,10 @@ class RecordTable:
     def drop_oldest(self, rank: Rank) -> int:
         """Drop and note some of the oldest rows of a rank; returns how many."""
         rows = self._sizes(_key(rank, 0), _key(rank, _POSITIONS))
+        if rank is Rank.DECISION:
+            oldest = self._packs.overlapping(1, rows[0][0] & _POSITIONS if rows else _POSITIONS)
+            if oldest:
+                return self._drop_packs(oldest)
         if not rows:
             return 0
         with self._db.transaction(_pages(rows), durable=False) as db:
@@ -133,24 +160,20 @@ class RecordTable:
 
         Not synced: after a power cut some may be there again.
         """
-        count = 0
+        before = self.state.records
         for first, last in spans:
             for rank in ranks:
-                low, high = _key(rank, first), _key(rank, last)
-                while rows := self._sizes(low, high):
-                    with self._db.transaction(_pages(rows), durable=False) as db:
-                        state = self._remove(db, rows)
-                    self.state = state
-                    count += len(rows)
-                    low = rows[-1][0] + 1
-        return count
+                self._delete_rows(_key(rank, first), _key(rank, last))
+            if Rank.DECISION in ranks:
+                self._delete_packed(first, last)
+        return before - self.state.records
 
     @contextmanager
     def read(self, first: int, last: int) -> Iterator[Iterator[tuple[int, bytes]]]:
         """(position, body) of the records at these positions, of all ranks, oldest first."""
         bounds = [(_key(rank, first), _key(rank, last)) for rank in RECORD_RANKS]
         with self._db.cursors(_READ, bounds) as cursors:
-            rows = heapq.merge(*cursors, key=_position)
+            rows = heapq.merge(*cursors, self._packs.read(first, last), key=_position)
             yield ((_position(row), row[1]) for row in rows)
 
     def messages(self, first: int, last: int, *, n_max: int) -> list[Message]:
@@ -170,32 +193,123 @@ class RecordTable:
             state = self._write(db, position=state.position, message=state.message)
         self.state = state
 
-    def _insert(
-        self, items: Sequence[Item], *, lowest: Rank, said: Range | str | None = None
-    ) -> None:
-        """Give every item its number, keep those of at least a rank, and note the others."""
+    def _numbered(self, items: Sequence[Item]) -> list[tuple[int, Item]]:
+        """Give every item its number."""
         number = {False: self.state.position, True: self.state.message}
-        rows: list[tuple[int, str | None, bytes]] = []
-        dropped, messages_dropped = Spans(), 0
+        rows = []
         for item in items:
             is_message = item.rank is Rank.MESSAGE
             number[is_message] += 1
-            if item.rank >= lowest:
-                rows.append((_key(item.rank, number[is_message]), item.topic, item.body))
-            elif is_message:
-                messages_dropped += 1
-            else:
-                dropped.add(number[False], number[False])
-        with self._db.transaction(pages_of([item.size for item in items]), durable=True) as db:
-            db.executemany("INSERT INTO record VALUES (?, ?, ?)", rows)
+            rows.append((number[is_message], item))
+        return rows
+
+    def _insert(
+        self,
+        rows: Sequence[tuple[int, Item]],
+        packs: Sequence[Pack],
+        *,
+        lowest: Rank,
+        said: Range | str | None = None,
+    ) -> None:
+        """Keep what is at least of a rank, and note the rest."""
+        kept = [
+            (_key(item.rank, n), item.topic, item.body) for n, item in rows if item.rank >= lowest
+        ]
+        below = [(n, item) for n, item in rows if item.rank < lowest]
+        dropped = Spans.of(n for n, item in below if item.rank is not Rank.MESSAGE)
+        messages_dropped = sum(item.rank is Rank.MESSAGE for _, item in below)
+        kept_packs = packs if lowest <= Rank.DECISION else ()
+        if not kept_packs:
+            dropped.update(Spans.of(n for pack in packs for n in pack.positions))
+        sizes = [*(item.size for _, item in rows), *(pack.size for pack in packs)]
+        with self._db.transaction(pages_of(sizes), durable=True) as db:
+            db.executemany("INSERT INTO record VALUES (?, ?, ?)", kept)
+            self._packs.insert(db, kept_packs)
             losses.note_dropped(db, dropped, losses.BYTE_CAP)
             if messages_dropped:
                 losses.note_lost(db, losses.BYTE_CAP, messages_dropped)
             if said is not None:
                 losses.forget(db, said)
-            state = self._write(db, position=number[False], message=number[True], kept=len(rows))
+            state = self._count_in(db, rows, packs, dropped.count + messages_dropped)
         self.state = state
-        self.dropped += len(items) - len(rows)
+        self.dropped += dropped.count + messages_dropped
+        if kept_packs:
+            self._tail_first, self._tail_n = kept_packs[-1].positions[-1] + 1, 0
+        self._tail_n += sum(key >> _RANK_BITS == Rank.DECISION for key, _, _ in kept)
+
+    def _count_in(
+        self,
+        db: sqlite3.Connection,
+        rows: Sequence[tuple[int, Item]],
+        packs: Sequence[Pack],
+        dropped: int,
+    ) -> State:
+        messages = sum(item.rank is Rank.MESSAGE for _, item in rows)
+        records = len(rows) - messages + sum(len(pack.positions) for pack in packs)
+        return self._write(
+            db,
+            position=self.state.position + records,
+            message=self.state.message + messages,
+            kept=records + messages - dropped,
+        )
+
+    def _tail(self, sql: str) -> list[tuple[int, bytes]]:
+        low, high = _key(Rank.DECISION, self._tail_first), _key(Rank.DECISION, _POSITIONS)
+        rows: list[tuple[int, bytes]] = self._db.query(sql, (low, high, self._packs.pack_n))
+        return rows
+
+    def _pack_tail(self, *, n_min: int) -> None:
+        """Replace the oldest rows of the tail by a pack, if there are ``n_min``.
+
+        Not synced: after a power cut the rows are there again. What does not fit a pack stays a
+        row for good.
+        """
+        rows = self._tail(_READ_TAIL)
+        self._tail_n = len(rows)
+        if len(rows) < n_min:
+            return
+        read = ((key & _POSITIONS, decision_of(body)) for key, body in rows)
+        plain = [(position, decision) for position, decision in read if decision is not None]
+        packs = self._packs.packs_of(plain) if plain else []
+        sizes = [*(len(body) for _, body in rows), *(pack.size for pack in packs)]
+        if self._db.pages_free < pages_of([pack.size for pack in packs]):
+            return  # it is for make_room() to drop first
+        with self._db.transaction(pages_of(sizes), durable=False) as db:
+            keys = [(_key(Rank.DECISION, position),) for position, _ in plain]
+            db.executemany("DELETE FROM record WHERE key = ?", keys)
+            self._packs.insert(db, packs)
+        self._tail_first = (rows[-1][0] & _POSITIONS) + 1
+        self._tail_n = len(self._tail(_READ_KEYS))
+
+    def _drop_packs(self, found: Sequence[Found]) -> int:
+        """Drop and note packs."""
+        held = [self._packs.held(pack) for pack in found]
+        with self._db.transaction(pages_of([pack.size for pack in found]), durable=False) as db:
+            count = 0
+            for pack, spans in zip(found, held, strict=True):
+                losses.note_dropped(db, spans, losses.BYTE_CAP)
+                count += self._packs.remove(db, pack, pack.first, pack.last)
+            state = self._write(db, kept=-count)
+        self.state = state
+        self.dropped += count
+        return count
+
+    def _delete_rows(self, low: int, high: int) -> None:
+        at = low
+        while rows := self._sizes(at, high):
+            with self._db.transaction(_pages(rows), durable=False) as db:
+                state = self._remove(db, rows)
+            self.state = state
+            at = rows[-1][0] + 1
+
+    def _delete_packed(self, first: int, last: int) -> None:
+        at = first
+        while found := self._packs.overlapping(at, last):
+            with self._db.transaction(pages_of([pack.size for pack in found]), durable=False) as db:
+                count = sum(self._packs.remove(db, pack, first, last) for pack in found)
+                state = self._write(db, kept=-count)
+            self.state = state
+            at = found[-1].last + 1
 
     def _sizes(self, low: int, high: int) -> list[Sized]:
         """The first rows within a range of keys that one transaction may delete."""
@@ -227,6 +341,21 @@ class RecordTable:
 
 def _key(rank: Rank, position: int) -> int:
     return rank << _RANK_BITS | position
+
+
+def _split(
+    rows: Sequence[tuple[int, Item]],
+) -> tuple[list[tuple[int, Item]], list[tuple[int, Decision]]]:
+    """Part plain decisions, which may be packed, from everything else."""
+    rest: list[tuple[int, Item]] = []
+    plain: list[tuple[int, Decision]] = []
+    for number, item in rows:
+        decision = decision_of(item.body) if item.rank is Rank.DECISION else None
+        if decision is None:
+            rest.append((number, item))
+        else:
+            plain.append((number, decision))
+    return rest, plain
 
 
 def _position(row: tuple[int, bytes]) -> int:
