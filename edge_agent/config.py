@@ -77,6 +77,8 @@ class PipelineConfig(Settings, frozen=True, kw_only=True):
         decide: overrides of the bundle's decision defaults.
         actions: what to do when a decision fires, by ``type``.
         record: which decisions become records: every ``window``, or only those that ``fired``.
+        record_raw: which windows' readings become records too, to train on: ``none``, those that
+            ``fired``, or every ``window``. They are the first to go at the cap.
     """
 
     name: str
@@ -87,6 +89,7 @@ class PipelineConfig(Settings, frozen=True, kw_only=True):
     decide: DecideConfig = DecideConfig()
     actions: tuple[ActionConfig, ...] = ()
     record: Literal["window", "fired"] = "window"
+    record_raw: Literal["none", "fired", "window"] = "none"
 
 
 class OutboxConfig(Settings, frozen=True, kw_only=True):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import zlib
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
+from operator import attrgetter
 from typing import Any, Final
 
 import msgspec
@@ -25,8 +26,12 @@ _READING_MAX: Final = 1 << 62
 
 _decoder: Final = msgspec.json.Decoder(Decision)
 
-Names = tuple[bool, str, str, str, str]
-"""(synced, pipeline, model, label, state): of few combinations, so each is written once."""
+_NUMBERS: Final = ("t", "reading", "score", "values", "fired")  # the rest is names
+_NAMES: Final = tuple(name for name in Decision.__struct_fields__ if name not in _NUMBERS)
+_names_of: Final = attrgetter(*_NAMES)
+
+Names = tuple[Any, ...]
+"""Pipeline, label and the like: of few combinations, so each is written once."""
 
 
 class Layout(msgspec.Struct, frozen=True, array_like=True):
@@ -34,12 +39,14 @@ class Layout(msgspec.Struct, frozen=True, array_like=True):
 
     Attributes:
         spans: positions, the first one counted as 0.
+        fields: which fields of a decision the names are.
         names: every combination that occurs.
         score_bytes: 4 when every score and value is a float32, as models give them; else 8.
         values_n: how many values there are in all; 0 leaves their columns out.
     """
 
     spans: tuple[Range, ...]
+    fields: tuple[str, ...]
     names: tuple[Names, ...]
     score_bytes: int
     values_n: int
@@ -79,7 +86,7 @@ class Columns:
         start = bisect_left(self.positions, first)
         end = bisect_right(self.positions, last)
         for index in range(start, end):
-            yield self.positions[index], encode(_decision(*self._rows[index]))
+            yield self.positions[index], encode(Decision(**self._rows[index]))
 
 
 def decision_of(body: bytes) -> Decision | None:
@@ -103,7 +110,7 @@ def pack(positions: Sequence[int], decisions: Sequence[Decision]) -> bytes:
     readings: dict[str, int] = {}
     which, steps = list[int](), list[int]()
     for each in decisions:
-        name = (each.synced, each.pipeline, each.model, each.label, each.state)
+        name = _names_of(each)
         which.append(names.setdefault(name, len(names)))
         steps.append(each.reading - readings.get(each.pipeline, 0))
         readings[each.pipeline] = each.reading
@@ -121,13 +128,13 @@ def pack(positions: Sequence[int], decisions: Sequence[Decision]) -> bytes:
     if values:
         columns += [_planes(np.array(lengths, np.uint32)), _planes(np.array(values, score_type))]
     spans = tuple((start - positions[0], end - positions[0]) for start, end in Spans.of(positions))
-    layout = Layout(spans, tuple(names), np.dtype(score_type).itemsize, len(values))
+    layout = Layout(spans, _NAMES, tuple(names), np.dtype(score_type).itemsize, len(values))
     head = msgspec.msgpack.encode(layout)
     return zlib.compress(b"".join([len(head).to_bytes(4, "little"), head, *columns]), _LEVEL)
 
 
-def _rows(layout: Layout, count: int, raw: bytes) -> list[tuple[Any, ...]]:
-    """(names, reading, t, score, values) of each record."""
+def _rows(layout: Layout, count: int, raw: bytes) -> list[dict[str, Any]]:
+    """The fields of each record."""
     score_type = np.float32 if layout.score_bytes == np.dtype(np.float32).itemsize else np.float64
     at = 0
 
@@ -138,7 +145,8 @@ def _rows(layout: Layout, count: int, raw: bytes) -> list[tuple[Any, ...]]:
         at += size
         return np.ascontiguousarray(planes.T).view(kind).reshape(n)
 
-    names = [layout.names[index] for index in column(np.uint32).tolist()]
+    known = [dict(zip(layout.fields, names, strict=True)) for names in layout.names]
+    names = [known[index] for index in column(np.uint32).tolist()]
     steps = _unfolded(column(np.uint64)).tolist()
     times = np.cumsum(np.cumsum(_unfolded(column(np.uint64)))).view(np.float64).tolist()
     scores = column(score_type).tolist()
@@ -148,28 +156,12 @@ def _rows(layout: Layout, count: int, raw: bytes) -> list[tuple[Any, ...]]:
         flat = column(score_type, layout.values_n).tolist()
         values = [tuple(flat[start:end]) for start, end in zip([0, *ends], ends, strict=False)]
     readings: dict[str, int] = {}
-    counted: list[int] = []
-    for name, step in zip(names, steps, strict=True):
-        readings[name[1]] = readings.get(name[1], 0) + step
-        counted.append(readings[name[1]])
-    return list(zip(names, counted, times, scores, values, strict=True))
-
-
-def _decision(
-    names: Names, reading: int, t: float, score: float, values: tuple[float, ...]
-) -> Decision:
-    synced, pipeline, model, label, state = names
-    return Decision(
-        t=t,
-        synced=synced,
-        pipeline=pipeline,
-        model=model,
-        reading=reading,
-        label=label,
-        score=score,
-        values=values,
-        state=state,
-    )
+    rows = []
+    for name, step, t, score, each in zip(names, steps, times, scores, values, strict=True):
+        pipeline = name["pipeline"]
+        readings[pipeline] = reading = readings.get(pipeline, 0) + step
+        rows.append({**name, "reading": reading, "t": t, "score": score, "values": each})
+    return rows
 
 
 def _float_type(values: NDArray[np.float64]) -> type[np.floating[Any]]:

@@ -7,7 +7,7 @@ from typing import Final
 
 import msgspec
 
-from edge_agent.contract.messages import Decision, Ledger, Metrics, Record, encode
+from edge_agent.contract.messages import Decision, Ledger, Metrics, RawWindow, Record, encode
 from edge_agent.spans import Spans
 
 BODY_BYTES_MAX: Final = 47 * 1024
@@ -17,6 +17,7 @@ BODY_BYTES_MAX: Final = 47 * 1024
 class Rank(IntEnum):
     """How important a record is; the byte cap drops the lowest first, and never the highest."""
 
+    RAW = -1  # came after the others had their numbers on devices' disks
     METRICS = 0
     DECISION = 1
     MESSAGE = 2
@@ -74,6 +75,8 @@ def item_of(record: Record) -> Item:
     match record:
         case Decision(fired=fired):
             rank = Rank.FIRED if fired else Rank.DECISION
+        case RawWindow():
+            rank = Rank.RAW
         case Metrics():
             rank = Rank.METRICS
         case Ledger():

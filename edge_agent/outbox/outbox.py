@@ -59,8 +59,8 @@ class Outbox:
 
     def __init__(self, db: CappedDb, clock: Clock) -> None:
         self._db, self._clock = db, clock
-        self._table = RecordTable(db)
         self._boots = Boots(db.query("SELECT base, name FROM boot ORDER BY base"))
+        self._table = RecordTable(db, self._boots)
         self.boot = secrets.token_hex(4)
         self.collector_seen = bool(db.query("SELECT 1 FROM collector"))
 
@@ -192,7 +192,7 @@ class Outbox:
         if path.exists():
             _set_aside(path, cause, self._clock)
         self._db = CappedDb(path, bytes_max=self._db.bytes_max, migrations=_MIGRATIONS)
-        table = RecordTable(self._db)
+        table = RecordTable(self._db, self._boots)
         table.go_on_from(self._table.state)
         table.dropped = self._table.dropped
         with self._db.transaction(pages_of([_BOOT_BYTES] * len(known)), durable=True) as db:

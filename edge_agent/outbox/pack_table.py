@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Final
 
 import msgspec
@@ -102,7 +103,7 @@ class PackTable:
         packs_n = -(-len(numbered) // self.pack_n)
         bounds = [index * len(numbered) // packs_n for index in range(packs_n + 1)]
         packs = []
-        for start, end in zip(bounds, bounds[1:], strict=False):
+        for start, end in pairwise(bounds):
             positions = [position for position, _ in numbered[start:end]]
             decisions = [decision for _, decision in numbered[start:end]]
             packs.append(Pack(positions, columns.pack(positions, decisions)))

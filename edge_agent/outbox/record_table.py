@@ -22,10 +22,12 @@ import msgspec
 from edge_agent.contract.errors import StorageError
 from edge_agent.contract.messages import Decision
 from edge_agent.outbox import losses
+from edge_agent.outbox.boots import Boots
 from edge_agent.outbox.capped_db import CappedDb, fitting, pages_of
 from edge_agent.outbox.columns import decision_of
 from edge_agent.outbox.items import RECORD_RANKS, Item, Message, Rank
 from edge_agent.outbox.pack_table import Found, Pack, PackTable
+from edge_agent.outbox.thinning import superseded
 from edge_agent.spans import Range, Spans
 
 SCHEMA: Final = """
@@ -80,8 +82,8 @@ class RecordTable:
         dropped: records dropped since it was opened. Any thread may read it.
     """
 
-    def __init__(self, db: CappedDb) -> None:
-        self._db = db
+    def __init__(self, db: CappedDb, boots: Boots) -> None:
+        self._db, self._boots = db, boots
         (row,) = db.query("SELECT position, message, records FROM state")
         self.state = State(*row)
         self.dropped = 0
@@ -126,6 +128,8 @@ class RecordTable:
         for rank in Rank:
             pages = pages_of([item.size for item in items if item.rank >= rank])
             while self._db.pages_free < pages:
+                if rank is Rank.METRICS and self._merge_metrics():
+                    continue
                 if rank is Rank.LEDGER or not self.drop_oldest(rank):
                     break
             else:
@@ -136,7 +140,7 @@ class RecordTable:
         )
 
     def drop_oldest(self, rank: Rank) -> int:
-        """Drop and note some of the oldest rows of a rank; returns how many."""
+        """Drop and note some of the oldest records of a rank; returns how many."""
         rows = self._sizes(_key(rank, 0), _key(rank, _POSITIONS))
         if rank is Rank.DECISION:
             oldest = self._packs.overlapping(1, rows[0][0] & _POSITIONS if rows else _POSITIONS)
@@ -293,6 +297,30 @@ class RecordTable:
         self.state = state
         self.dropped += count
         return count
+
+    def _merge_metrics(self) -> int:
+        """Drop every other one of the oldest metrics of a pipeline; returns how many.
+
+        The older they are, the more often this meets them, and the further they lie apart. What
+        stays is written anew, so that it lies close together and whole pages become free.
+        """
+        rows = self._sizes(_key(Rank.METRICS, 0), _key(Rank.METRICS, _POSITIONS))
+        rows = rows[: len(rows) // 2 or None]  # they are written again: twice the pages
+        bounds = (rows[0][0], rows[-1][0]) if rows else (0, -1)
+        kept = dict(self._db.query(_READ, bounds))
+        merged = superseded([(_position(row), row[1]) for row in kept.items()], self._boots)
+        if not merged:
+            return 0
+        for position in merged:
+            del kept[_key(Rank.METRICS, position)]
+        with self._db.transaction(_pages([*rows, *rows]), durable=False) as db:
+            db.execute("DELETE FROM record WHERE key BETWEEN ? AND ?", bounds)
+            db.executemany("INSERT INTO record VALUES (?, NULL, ?)", kept.items())
+            losses.note_dropped(db, Spans.of(merged), losses.MERGED)
+            state = self._write(db, kept=-len(merged))
+        self.state = state
+        self.dropped += len(merged)
+        return len(merged)
 
     def _delete_rows(self, low: int, high: int) -> None:
         at = low
