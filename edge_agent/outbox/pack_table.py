@@ -30,7 +30,7 @@ CREATE TABLE pack_body(first INTEGER PRIMARY KEY, body BLOB NOT NULL);
 """
 
 PACK_N: Final = 1024  # most records in a pack: twice as many save 2 %, and cost twice to open
-_FULL_PAGES: Final = 900  # of a transaction, from which packs have their full size
+_FULL_PAGES: Final = 250  # of a transaction, from which packs have their full size
 _CHUNK_N: Final = 8  # packs that are removed in one transaction
 
 _OVERLAPPING: Final = (

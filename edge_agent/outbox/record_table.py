@@ -42,7 +42,8 @@ INSERT INTO state VALUES (0, 0, 0);
 
 _RANK_BITS: Final = 40
 _POSITIONS: Final = (1 << _RANK_BITS) - 1
-_GROUP_N: Final = 4  # a group of a fourth of a pack is packed at once
+_GROUP_N: Final = 256  # decisions that come together and are packed at once
+_PACK_PAGES: Final = 8  # that writing a pack touches, at most
 _CHUNK_ROWS: Final = 512  # rows deleted in one transaction, so that no step takes long
 
 _READ: Final = "SELECT key, body FROM record WHERE key BETWEEN ? AND ? ORDER BY key"
@@ -96,7 +97,7 @@ class RecordTable:
         sizes = [item.size for item in items]
         taken = items[: fitting(sizes, self._db.transaction_pages_max)]
         plain_n = sum(item.rank is Rank.DECISION for item in taken)
-        is_group = plain_n * _GROUP_N >= self._packs.pack_n
+        is_group = plain_n >= min(_GROUP_N, self._packs.pack_n)
         if is_group and self._tail_n:
             self._pack_tail(n_min=1)  # packs lie in the order of their positions
         elif plain_n and self._tail_n >= self._packs.pack_n:
@@ -272,6 +273,8 @@ class RecordTable:
         self._tail_n = len(rows)
         if len(rows) < n_min:
             return
+        pages_max = self._db.transaction_pages_max - _PACK_PAGES
+        rows = rows[: fitting([len(body) for _, body in rows], pages_max)]
         read = ((key & _POSITIONS, decision_of(body)) for key, body in rows)
         plain = [(position, decision) for position, decision in read if decision is not None]
         packs = self._packs.packs_of(plain) if plain else []

@@ -16,7 +16,7 @@ class _Head(msgspec.Struct):
 
 
 def superseded(rows: Sequence[tuple[int, bytes]], boots: Boots) -> list[int]:
-    """Positions of every other one of a pipeline's metrics, never the newest of a boot.
+    """Positions of every other one of a pipeline's metrics, but the first and last of a boot.
 
     Counters and histograms are totals since the agent started, so what is left is the same
     record at a coarser interval.
@@ -30,4 +30,4 @@ def superseded(rows: Sequence[tuple[int, bytes]], boots: Boots) -> list[int]:
         metrics = msgspec.json.decode(body, type=_Head)
         if metrics.kind == "metrics":
             groups[boots.at(position).base, metrics.pipeline].append(position)
-    return sorted(position for group in groups.values() for position in group[:-1:2])
+    return sorted(position for group in groups.values() for position in group[1:-1:2])
