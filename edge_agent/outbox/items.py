@@ -29,6 +29,16 @@ class Rank(IntEnum):
 RECORD_RANKS: Final = tuple(rank for rank in Rank if rank is not Rank.MESSAGE)
 
 
+_RANK_BITS: Final = 40
+POSITIONS: Final = (1 << _RANK_BITS) - 1
+"""Mask of the position in a row's key, and the last position that there can be."""
+
+
+def key_of(rank: Rank, position: int) -> int:
+    """The key of a row: one importance lies together, in the order of its age."""
+    return rank << _RANK_BITS | position
+
+
 class Item(msgspec.Struct, frozen=True):
     """Something to keep.
 

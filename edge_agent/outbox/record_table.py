@@ -21,11 +21,12 @@ import msgspec
 
 from edge_agent.contract.errors import StorageError
 from edge_agent.contract.messages import Decision
-from edge_agent.outbox import losses
+from edge_agent.outbox import counters, losses
 from edge_agent.outbox.boots import Boots
 from edge_agent.outbox.capped_db import CappedDb, fitting, pages_of
 from edge_agent.outbox.columns import decision_of
-from edge_agent.outbox.items import RECORD_RANKS, Item, Message, Rank
+from edge_agent.outbox.counters import State
+from edge_agent.outbox.items import POSITIONS, RECORD_RANKS, Item, Message, Rank, key_of
 from edge_agent.outbox.pack_table import Found, Pack, PackTable
 from edge_agent.outbox.thinning import superseded
 from edge_agent.spans import Range, Spans
@@ -40,8 +41,6 @@ CREATE TABLE state(
 INSERT INTO state VALUES (0, 0, 0);
 """
 
-_RANK_BITS: Final = 40
-_POSITIONS: Final = (1 << _RANK_BITS) - 1
 _GROUP_N: Final = 256  # decisions that come together and are packed at once
 _PACK_PAGES: Final = 8  # that writing a pack touches, at most
 _CHUNK_ROWS: Final = 512  # rows deleted in one transaction, so that no step takes long
@@ -61,20 +60,6 @@ Sized = tuple[int, int]
 """(key, bytes) of a row."""
 
 
-class State(msgspec.Struct, frozen=True):
-    """The one row of counters, written with every change.
-
-    Attributes:
-        position: last position that a record got.
-        message: last position that a user's message got.
-        records: rows kept, messages included.
-    """
-
-    position: int
-    message: int
-    records: int
-
-
 class RecordTable:
     """The table of one open file; for the thread that owns the file.
 
@@ -85,8 +70,8 @@ class RecordTable:
 
     def __init__(self, db: CappedDb, boots: Boots) -> None:
         self._db, self._boots = db, boots
-        (row,) = db.query("SELECT position, message, records FROM state")
-        self.state = State(*row)
+        self.state = counters.load(db)
+        self._unwritten_n = 0  # records since the counters were written
         self.dropped = 0
         self._packs = PackTable(db)
         self._tail_first = self._packs.last + 1
@@ -142,9 +127,9 @@ class RecordTable:
 
     def drop_oldest(self, rank: Rank) -> int:
         """Drop and note some of the oldest records of a rank; returns how many."""
-        rows = self._sizes(_key(rank, 0), _key(rank, _POSITIONS))
+        rows = self._sizes(key_of(rank, 0), key_of(rank, POSITIONS))
         if rank is Rank.DECISION:
-            oldest = self._packs.overlapping(1, rows[0][0] & _POSITIONS if rows else _POSITIONS)
+            oldest = self._packs.overlapping(1, rows[0][0] & POSITIONS if rows else POSITIONS)
             if oldest:
                 return self._drop_packs(oldest)
         if not rows:
@@ -153,7 +138,7 @@ class RecordTable:
             if rank is Rank.MESSAGE:
                 losses.note_lost(db, losses.BYTE_CAP, len(rows))
             else:
-                positions = Spans.of(key & _POSITIONS for key, _ in rows)
+                positions = Spans.of(key & POSITIONS for key, _ in rows)
                 losses.note_dropped(db, positions, losses.BYTE_CAP)
             state = self._remove(db, rows)
         self.state = state
@@ -168,7 +153,7 @@ class RecordTable:
         before = self.state.records
         for first, last in spans:
             for rank in ranks:
-                self._delete_rows(_key(rank, first), _key(rank, last))
+                self._delete_rows(key_of(rank, first), key_of(rank, last))
             if Rank.DECISION in ranks:
                 self._delete_packed(first, last)
         return before - self.state.records
@@ -176,27 +161,28 @@ class RecordTable:
     @contextmanager
     def read(self, first: int, last: int) -> Iterator[Iterator[tuple[int, bytes]]]:
         """(position, body) of the records at these positions, of all ranks, oldest first."""
-        bounds = [(_key(rank, first), _key(rank, last)) for rank in RECORD_RANKS]
+        bounds = [(key_of(rank, first), key_of(rank, last)) for rank in RECORD_RANKS]
         with self._db.cursors(_READ, bounds) as cursors:
             rows = heapq.merge(*cursors, self._packs.read(first, last), key=_position)
             yield ((_position(row), row[1]) for row in rows)
 
     def messages(self, first: int, last: int, *, n_max: int) -> list[Message]:
         """The oldest messages to users' topics at these positions."""
-        bounds = (_key(Rank.MESSAGE, first), _key(Rank.MESSAGE, last), n_max)
+        bounds = (key_of(Rank.MESSAGE, first), key_of(Rank.MESSAGE, last), n_max)
         rows = self._db.query(_READ_MESSAGES, bounds)
-        return [Message(key & _POSITIONS, topic, body) for key, topic, body in rows]
+        return [Message(key & POSITIONS, topic, body) for key, topic, body in rows]
 
     def holds(self, rank: Rank) -> bool:
         """Whether any row of a rank is kept."""
-        bounds = (_key(rank, 0), _key(rank, _POSITIONS), 1)
+        bounds = (key_of(rank, 0), key_of(rank, POSITIONS), 1)
         return bool(self._db.query(_SIZES, bounds))
 
     def go_on_from(self, state: State) -> None:
         """Continue another table's numbering in this one, which is empty."""
+        here = State(state.position, state.message, 0)
         with self._db.transaction(pages_of([]), durable=True) as db:
-            state = self._write(db, position=state.position, message=state.message)
-        self.state = state
+            counters.save(db, here)
+        self.state = here
 
     def _numbered(self, items: Sequence[Item]) -> list[tuple[int, Item]]:
         """Give every item its number."""
@@ -218,7 +204,7 @@ class RecordTable:
     ) -> None:
         """Keep what is at least of a rank, and note the rest."""
         kept = [
-            (_key(item.rank, n), item.topic, item.body) for n, item in rows if item.rank >= lowest
+            (key_of(item.rank, n), item.topic, item.body) for n, item in rows if item.rank >= lowest
         ]
         below = [(n, item) for n, item in rows if item.rank < lowest]
         dropped = Spans.of(n for n, item in below if item.rank is not Rank.MESSAGE)
@@ -235,31 +221,31 @@ class RecordTable:
                 losses.note_lost(db, losses.BYTE_CAP, messages_dropped)
             if said is not None:
                 losses.forget(db, said)
-            state = self._count_in(db, rows, packs, dropped.count + messages_dropped)
-        self.state = state
+            state = self._counted(rows, packs, dropped.count + messages_dropped)
+            unwritten_n = self._unwritten_n + len(rows)
+            if len(kept) < len(rows) or packs or unwritten_n > counters.UNWRITTEN_N:
+                counters.save(db, state)
+                unwritten_n = 0
+        self.state, self._unwritten_n = state, unwritten_n
         self.dropped += dropped.count + messages_dropped
         if kept_packs:
             self._tail_first, self._tail_n = kept_packs[-1].positions[-1] + 1, 0
-        self._tail_n += sum(key >> _RANK_BITS == Rank.DECISION for key, _, _ in kept)
+        self._tail_n += sum(item.rank is Rank.DECISION for _, item in rows if item.rank >= lowest)
 
-    def _count_in(
-        self,
-        db: sqlite3.Connection,
-        rows: Sequence[tuple[int, Item]],
-        packs: Sequence[Pack],
-        dropped: int,
+    def _counted(
+        self, rows: Sequence[tuple[int, Item]], packs: Sequence[Pack], dropped: int
     ) -> State:
+        """The counters once these have their numbers and as many are dropped."""
         messages = sum(item.rank is Rank.MESSAGE for _, item in rows)
         records = len(rows) - messages + sum(len(pack.positions) for pack in packs)
-        return self._write(
-            db,
-            position=self.state.position + records,
-            message=self.state.message + messages,
-            kept=records + messages - dropped,
+        return State(
+            self.state.position + records,
+            self.state.message + messages,
+            self.state.records + records + messages - dropped,
         )
 
     def _tail(self, sql: str) -> list[tuple[int, bytes]]:
-        low, high = _key(Rank.DECISION, self._tail_first), _key(Rank.DECISION, _POSITIONS)
+        low, high = key_of(Rank.DECISION, self._tail_first), key_of(Rank.DECISION, POSITIONS)
         rows: list[tuple[int, bytes]] = self._db.query(sql, (low, high, self._packs.pack_n))
         return rows
 
@@ -275,17 +261,18 @@ class RecordTable:
             return
         pages_max = self._db.transaction_pages_max - _PACK_PAGES
         rows = rows[: fitting([len(body) for _, body in rows], pages_max)]
-        read = ((key & _POSITIONS, decision_of(body)) for key, body in rows)
+        read = ((key & POSITIONS, decision_of(body)) for key, body in rows)
         plain = [(position, decision) for position, decision in read if decision is not None]
         packs = self._packs.packs_of(plain) if plain else []
         sizes = [*(len(body) for _, body in rows), *(pack.size for pack in packs)]
         if self._db.pages_free < pages_of([pack.size for pack in packs]):
             return  # it is for make_room() to drop first
         with self._db.transaction(pages_of(sizes), durable=False) as db:
-            keys = [(_key(Rank.DECISION, position),) for position, _ in plain]
+            keys = [(key_of(Rank.DECISION, position),) for position, _ in plain]
             db.executemany("DELETE FROM record WHERE key = ?", keys)
             self._packs.insert(db, packs)
-        self._tail_first = (rows[-1][0] & _POSITIONS) + 1
+            self._write(db)  # what is newer than the counters lies in rows
+        self._tail_first = (rows[-1][0] & POSITIONS) + 1
         self._tail_n = len(self._tail(_READ_KEYS))
 
     def _drop_packs(self, found: Sequence[Found]) -> int:
@@ -296,7 +283,7 @@ class RecordTable:
             for pack, spans in zip(found, held, strict=True):
                 losses.note_dropped(db, spans, losses.BYTE_CAP)
                 count += self._packs.remove(db, pack, pack.first, pack.last)
-            state = self._write(db, kept=-count)
+            state = self._write(db, gone=count)
         self.state = state
         self.dropped += count
         return count
@@ -307,7 +294,7 @@ class RecordTable:
         The older they are, the more often this meets them, and the further they lie apart. What
         stays is written anew, so that it lies close together and whole pages become free.
         """
-        rows = self._sizes(_key(Rank.METRICS, 0), _key(Rank.METRICS, _POSITIONS))
+        rows = self._sizes(key_of(Rank.METRICS, 0), key_of(Rank.METRICS, POSITIONS))
         rows = rows[: len(rows) // 2 or None]  # they are written again: twice the pages
         bounds = (rows[0][0], rows[-1][0]) if rows else (0, -1)
         kept = dict(self._db.query(_READ, bounds))
@@ -315,12 +302,12 @@ class RecordTable:
         if not merged:
             return 0
         for position in merged:
-            del kept[_key(Rank.METRICS, position)]
+            del kept[key_of(Rank.METRICS, position)]
         with self._db.transaction(_pages([*rows, *rows]), durable=False) as db:
             db.execute("DELETE FROM record WHERE key BETWEEN ? AND ?", bounds)
             db.executemany("INSERT INTO record VALUES (?, NULL, ?)", kept.items())
             losses.note_dropped(db, Spans.of(merged), losses.MERGED)
-            state = self._write(db, kept=-len(merged))
+            state = self._write(db, gone=len(merged))
         self.state = state
         self.dropped += len(merged)
         return len(merged)
@@ -338,7 +325,7 @@ class RecordTable:
         while found := self._packs.overlapping(at, last):
             with self._db.transaction(pages_of([pack.size for pack in found]), durable=False) as db:
                 count = sum(self._packs.remove(db, pack, first, last) for pack in found)
-                state = self._write(db, kept=-count)
+                state = self._write(db, gone=count)
             self.state = state
             at = found[-1].last + 1
 
@@ -349,29 +336,13 @@ class RecordTable:
 
     def _remove(self, db: sqlite3.Connection, rows: Sequence[Sized]) -> State:
         db.execute("DELETE FROM record WHERE key BETWEEN ? AND ?", (rows[0][0], rows[-1][0]))
-        return self._write(db, kept=-len(rows))
+        return self._write(db, gone=len(rows))
 
-    def _write(
-        self,
-        db: sqlite3.Connection,
-        *,
-        position: int | None = None,
-        message: int | None = None,
-        kept: int = 0,
-    ) -> State:
-        """Write the counters; the caller takes them over once they are committed."""
-        state = State(
-            self.state.position if position is None else position,
-            self.state.message if message is None else message,
-            self.state.records + kept,
-        )
-        values = msgspec.structs.astuple(state)
-        db.execute("UPDATE state SET position = ?, message = ?, records = ?", values)
+    def _write(self, db: sqlite3.Connection, *, gone: int = 0) -> State:
+        """Write the counters, fewer by some; the caller takes them over once committed."""
+        state = msgspec.structs.replace(self.state, records=self.state.records - gone)
+        counters.save(db, state)
         return state
-
-
-def _key(rank: Rank, position: int) -> int:
-    return rank << _RANK_BITS | position
 
 
 def _split(
@@ -390,7 +361,7 @@ def _split(
 
 
 def _position(row: tuple[int, bytes]) -> int:
-    return row[0] & _POSITIONS
+    return row[0] & POSITIONS
 
 
 def _pages(rows: Sequence[Sized]) -> int:
