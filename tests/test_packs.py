@@ -165,6 +165,17 @@ def test_what_fired_outlives_the_decisions_around_it(path: Path) -> None:
     assert outbox.file_bytes <= MIB
 
 
+def test_the_oldest_decisions_go_first_be_they_rows_or_packs(path: Path) -> None:
+    outbox = open_outbox(path, bytes_max=4 * MIB)
+    odd = Item(Rank.DECISION, b'{"kind":"decision","t":1,"odd":true}')
+    append_all(outbox, [odd, odd])
+    append_all(outbox, [item_of(each) for each in walk(300)])
+    append_all(outbox, [odd, odd])
+    drops = [outbox._table.drop_oldest(Rank.DECISION) for _ in range(4)]
+    assert drops == [2, 300, 2, 0]
+    assert noted(outbox) == Spans([(2, 305)])
+
+
 def test_the_tail_of_an_idle_device_is_packed_and_its_week_fits(path: Path) -> None:
     outbox = open_outbox(path, bytes_max=4 * MIB)  # of the default, and of the week, a 16th
     items = [item_of(each) for each in walk(378_000)]

@@ -15,7 +15,7 @@ import msgspec
 
 from edge_agent.contract.messages import Decision
 from edge_agent.outbox import columns
-from edge_agent.outbox.capped_db import CappedDb, fitting
+from edge_agent.outbox.capped_db import CappedDb, CorruptError, fitting
 from edge_agent.outbox.columns import Columns
 from edge_agent.spans import Range, Spans
 
@@ -141,10 +141,17 @@ class PackTable:
         return count
 
     def held(self, found: Found) -> Spans:
-        """The positions of a pack that are still kept."""
+        """The positions of a pack that are still kept.
+
+        Raises:
+            CorruptError: it is damaged.
+        """
         if found.held is None:
             return Spans.of(self._columns(found.first).positions)
-        ranges = _ranges.decode(found.held)
+        try:
+            ranges = _ranges.decode(found.held)
+        except msgspec.DecodeError as exc:
+            raise CorruptError(f"what is held from position {found.first} is damaged") from exc
         return Spans((found.first + start, found.first + end) for start, end in ranges)
 
     def read(self, first: int, last: int) -> Iterator[tuple[int, bytes]]:

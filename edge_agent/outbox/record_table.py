@@ -128,10 +128,10 @@ class RecordTable:
     def drop_oldest(self, rank: Rank) -> int:
         """Drop and note some of the oldest records of a rank; returns how many."""
         rows = self._sizes(key_of(rank, 0), key_of(rank, POSITIONS))
-        if rank is Rank.DECISION:
-            oldest = self._packs.overlapping(1, rows[0][0] & POSITIONS if rows else POSITIONS)
-            if oldest:
-                return self._drop_packs(oldest)
+        if rank is Rank.DECISION and (packs := self._packs.overlapping(1, POSITIONS)):
+            rows = [row for row in rows if row[0] & POSITIONS < packs[0].first]
+            if not rows:
+                return self._drop_packs(packs)
         if not rows:
             return 0
         with self._db.transaction(_pages(rows), durable=False) as db:
@@ -257,7 +257,7 @@ class RecordTable:
         """
         rows = self._tail(_READ_TAIL)
         self._tail_n = len(rows)
-        if len(rows) < n_min:
+        if len(rows) < n_min or self._db.pages_free < _PACK_PAGES:
             return
         pages_max = self._db.transaction_pages_max - _PACK_PAGES
         rows = rows[: fitting([len(body) for _, body in rows], pages_max)]
@@ -265,8 +265,6 @@ class RecordTable:
         plain = [(position, decision) for position, decision in read if decision is not None]
         packs = self._packs.packs_of(plain) if plain else []
         sizes = [*(len(body) for _, body in rows), *(pack.size for pack in packs)]
-        if self._db.pages_free < pages_of([pack.size for pack in packs]):
-            return  # it is for make_room() to drop first
         with self._db.transaction(pages_of(sizes), durable=False) as db:
             keys = [(key_of(Rank.DECISION, position),) for position, _ in plain]
             db.executemany("DELETE FROM record WHERE key = ?", keys)
