@@ -7,7 +7,7 @@ EXTRAS ?= demo
 GROUPS := --group test --group lint $(if $(filter all,$(EXTRAS)),--group servers)
 BIN := .venv/bin
 
-.PHONY: help demo test lint bench bench-scale bench-peers bench-convert coverage-matrix clean broker
+.PHONY: help demo test lint bench bench-scale bench-peers bench-outbox bench-convert coverage-matrix clean broker
 .DELETE_ON_ERROR:
 
 help:
@@ -17,6 +17,7 @@ help:
 	@echo "make bench            latency of a reading's way, kept in benchmarks/results/"
 	@echo "make bench-scale      a thousand sensors on one model: batches against one run each"
 	@echo "make bench-peers      readings over MQTT on one core, against what people use"
+	@echo "make bench-outbox     how fast, small and gentle the outbox is, a week alone included"
 	@echo "make bench-convert    converted models against plain exports, and which form wins"
 	@echo "make coverage-matrix  every estimator of scikit-learn, to benchmarks/COVERAGE.md"
 	@echo "make clean            remove what these made"
@@ -41,6 +42,9 @@ bench-scale: .venv/.demo
 
 bench-peers: .venv/.demo broker
 	$(BIN)/python benchmarks/keep.py bench-peers $(BIN)/python -m benchmarks.peers
+
+bench-outbox: .venv/.demo
+	$(BIN)/python benchmarks/keep.py bench-outbox $(BIN)/python benchmarks/outbox.py
 
 bench-convert: .venv/.demo
 	$(BIN)/python benchmarks/keep.py bench-convert $(BIN)/python benchmarks/convert.py

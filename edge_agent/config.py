@@ -99,6 +99,8 @@ class PipelineConfig(Settings, frozen=True, kw_only=True):
         record: which decisions become records: every ``window``, or only those that ``fired``.
         sensors: for a source that gives readings of many sensors, e.g. ``jsonl`` with a
             ``sensor_key``; None is one sensor.
+        record_raw: which windows' readings become records too, to train on: ``none``, those that
+            ``fired``, or every ``window``. They are the first to go at the cap.
     """
 
     name: str
@@ -110,6 +112,7 @@ class PipelineConfig(Settings, frozen=True, kw_only=True):
     actions: tuple[ActionConfig, ...] = ()
     record: Literal["window", "fired"] = "window"
     sensors: SensorsConfig | None = None
+    record_raw: Literal["none", "fired", "window"] = "none"
 
 
 class OutboxConfig(Settings, frozen=True, kw_only=True):

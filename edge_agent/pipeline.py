@@ -22,7 +22,7 @@ from edge_agent.clock import Clock
 from edge_agent.config import PipelineConfig
 from edge_agent.contract.errors import BundleError, InferenceError, NotFiniteError, SourceError
 from edge_agent.contract.manifest import Manifest
-from edge_agent.contract.messages import Decision, Metrics, PipelineStatus, Record
+from edge_agent.contract.messages import Decision, Metrics, PipelineStatus, RawWindow, Record
 from edge_agent.health import Health
 from edge_agent.infer import Model
 from edge_agent.metrics import STAGES_EVERY, Counters, Meters, rss_bytes
@@ -85,6 +85,8 @@ class Pipeline:
         self._dispatch_all = dispatch_all
         self._clock = clock
         self._record_all = config.record == "window"
+        self._raw_all = config.record_raw == "window"
+        self._raw_fired = config.record_raw != "none"
         self._record_stages = tuple(stage.record for stage in self.meters.stages.values())
         self._state: Literal["waiting", "running", "ended", "failed"] = "waiting"
         self._fault = ""
@@ -201,6 +203,8 @@ class Pipeline:
             fired=fired,
         )
         self._hand_on(decision)
+        if self._raw_all or (fired and self._raw_fired):
+            self._offer(_raw(decision, chain.window.view))
         offer_ns = perf_counter_ns()
         given_ns, turn_ns, window_ns = since_ns
         read, window, infer, decide, offer, total = self._record_stages
@@ -214,7 +218,7 @@ class Pipeline:
         offer(offer_ns - decide_ns)
 
     def _hand_on(self, decision: Decision) -> None:
-        """To the actions if it fired or they want all, and to the outbox if it is to be a record."""
+        """To the actions that want it, and to the outbox if it is to be a record."""
         counters, self._last = self.meters.counters, decision
         counters.fired += decision.fired
         if decision.fired or self._dispatch_all:
@@ -409,3 +413,15 @@ class Pipeline:
 
     def _counts(self) -> dict[str, int]:
         return self.meters.counts() | self._source.faults
+
+
+def _raw(decision: Decision, window: F32) -> RawWindow:
+    """The readings that a decision is about, as a record."""
+    return RawWindow(
+        t=decision.t,
+        synced=decision.synced,
+        pipeline=decision.pipeline,
+        reading=decision.reading,
+        shape=(window.shape[0], window.shape[1]),
+        data=window.astype("<f4", copy=False).tobytes(),
+    )

@@ -72,6 +72,22 @@ class Decision(Stamp, frozen=True, kw_only=True, tag="decision", gc=False):
     fired: bool = False
 
 
+class RawWindow(Stamp, frozen=True, kw_only=True, tag="window"):
+    """The readings of one decided window, to train the next model on.
+
+    Attributes:
+        pipeline: name of the pipeline in the agent's configuration.
+        reading: as in the :class:`Decision` on it.
+        shape: (length, channels).
+        data: reading after reading, as float32 with the lowest byte first; base64 on the wire.
+    """
+
+    pipeline: str
+    reading: int
+    shape: tuple[int, int]
+    data: bytes
+
+
 class Started(Stamp, frozen=True, kw_only=True, tag="started"):
     """The agent started: always seq 1 of a boot.
 
@@ -148,7 +164,7 @@ class Metrics(Stamp, frozen=True, kw_only=True, tag="metrics"):
     rss_bytes: int
 
 
-Record = Decision | Started | Ledger | UpdateReport | Metrics
+Record = Decision | RawWindow | Started | Ledger | UpdateReport | Metrics
 
 
 class Batch(msgspec.Struct, frozen=True, kw_only=True):
