@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
-from onnx import compose, helper, inliner, numpy_helper, version_converter
+from onnx import helper, inliner, numpy_helper, version_converter
 
 from converter.lowering.graph import IR_VERSION
 from converter.nets.net_inputs import Feed, Inputs
@@ -26,7 +26,7 @@ from edge_agent.contract.manifest import INPUT_NAME, State
 OPSET_MIN: Final = 13  # the first in which every layer can be quantized
 _NET: Final = "net/"  # begins the names of the network's own tensors
 _EDGE: Final = "edge/"  # of those that are added here
-_FATAL_ONLY: Final = 4
+FATAL_ONLY: Final = 4
 _GROWTH_MAX: Final = 1.25  # of the file, by folding
 _LAYERS: Final = frozenset({"Conv", "Gemm", "MatMul"})
 
@@ -66,7 +66,8 @@ def wrap(
     Raises:
         ConfigError: the result is no valid model.
     """
-    inner = compose.add_prefix(inliner.inline_local_functions(network), _NET)
+    inner = inliner.inline_local_functions(network)
+    _prefix(inner.graph)
     states = tuple(
         State(input=_NET + s.input, output=_NET + s.output, shape=s.shape, dtype=s.dtype)
         for s in inputs.states
@@ -107,7 +108,7 @@ def folded(model: onnx.ModelProto) -> onnx.ModelProto:
     """
     with tempfile.TemporaryDirectory(prefix="edge-convert-") as folder:
         options = ort.SessionOptions()
-        options.log_severity_level = _FATAL_ONLY
+        options.log_severity_level = FATAL_ONLY
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
         options.optimized_model_filepath = str(Path(folder, "folded.onnx"))
         data = model.SerializeToString(deterministic=True)
@@ -224,6 +225,20 @@ def _write_answer(writer: _Writer, answer: Answer) -> None:
         tensor = writer.add("MatMul", writer.add("Mul", error, error), writer.mean(answer.width))
     tensor = answer.write(writer.add, writer.number, tensor)
     writer.name(tensor, answer.output.name)
+
+
+def _prefix(graph: onnx.GraphProto) -> None:
+    """Put :data:`_NET` before every tensor's name; graphs in nodes use names of those around."""
+    for node in graph.node:
+        node.input[:] = [_NET + name if name else "" for name in node.input]
+        node.output[:] = [_NET + name if name else "" for name in node.output]
+        for attribute in node.attribute:
+            for inner in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else ())):
+                _prefix(inner)
+    for thing in (*graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        thing.name = _NET + thing.name
+    for sparse in graph.sparse_initializer:
+        sparse.values.name = _NET + sparse.values.name
 
 
 def _info(name: str, dtype: str, shape: tuple[int | str, ...]) -> onnx.ValueInfoProto:
