@@ -181,6 +181,7 @@ CLASSIFIERS = [
     OneVsRestClassifier(LogisticRegression(max_iter=50)),
     OneVsRestClassifier(DecisionTreeClassifier(max_depth=2, random_state=0)),
     OneVsRestClassifier(LinearSVC(random_state=0)),
+    OneVsRestClassifier(LinearRegression()),  # gives labels and nothing else
     OneVsOneClassifier(make_pipeline(StandardScaler(), LogisticRegression())),
     OneVsOneClassifier(DecisionTreeClassifier(max_depth=2, random_state=0)),
     KNeighborsClassifier(weights="distance"),  # rows that it was trained on are among these

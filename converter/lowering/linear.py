@@ -47,7 +47,6 @@ from converter.lowering.transforms import centre
 F64 = NDArray[np.float64]
 
 _EXP_LOWEST: Final = -745.0  # the exponential of less is 0 in float64
-_STEEP: Final = 32.0  # a weight above which float32 decisions are too coarse for their exponentials
 _ACTIVATIONS: Final = {"relu": "Relu", "tanh": "Tanh", "logistic": "Sigmoid"}
 
 
@@ -108,17 +107,21 @@ def _sgd_classifier(estimator: Any, graph: Graph, x: str) -> Head:
         return Head(shares, argmax_label(graph, decision), decision=decision)
     if count == 1:
         return Head(_probabilities(graph, x, weights, bias), decision=decision)
-    # Shares of classes that are all far from their border hang on differences of large decisions.
-    if np.abs(weights).max() < _STEEP:
-        shares = _sigmoid_shares(graph, decision, np.float32)
-    else:
-        exact = graph.add("MatMul", graph.cast(x, np.float64), graph.constant(weights, np.float64))
-        exact = graph.add("Add", exact, graph.constant(bias, np.float64))
-        shares = graph.cast(_sigmoid_shares(graph, exact, np.float64), np.float32)
+    probe = np.zeros((1, len(weights)), np.float32)
+    if estimator.predict_proba(probe).dtype == np.float32:
+        shares = normalized(graph, _narrow_sigmoid(graph, decision), count)
+    else:  # scikit-learn before 1.9
+        shares = _sigmoid_shares(graph, decision)
     return Head(shares, argmax_label(graph, decision), decision=decision)
 
 
-def _sigmoid_shares(graph: Graph, decision: str, kind: type[np.floating[Any]]) -> str:
+def _narrow_sigmoid(graph: Graph, decision: str) -> str:
+    """1 / (1 + exp(-d)), which is 0 where exp(-d) is beyond float32, as in the original."""
+    power = graph.add("Exp", graph.add("Neg", decision))
+    return graph.add("Reciprocal", graph.add("Add", power, graph.constant(1.0)))
+
+
+def _sigmoid_shares(graph: Graph, decision: str) -> str:
     """Sigmoids of decisions (N, K), divided by their sum.
 
     As the softmax of their logarithms, so that float32 holds what would underflow there and does
@@ -126,9 +129,8 @@ def _sigmoid_shares(graph: Graph, decision: str, kind: type[np.floating[Any]]) -
     """
     logs = graph.add("Neg", graph.add("Softplus", graph.add("Neg", decision)))
     best = graph.add("ReduceMax", decision, graph.constant([1], np.int64))
-    lost = graph.add("Less", best, graph.constant(_EXP_LOWEST, kind))
-    even = graph.constant(0.0, kind)
-    return graph.add("Softmax", graph.add("Where", lost, even, logs), axis=1)
+    lost = graph.add("Less", best, graph.constant(_EXP_LOWEST))
+    return graph.add("Softmax", graph.add("Where", lost, graph.constant(0.0), logs), axis=1)
 
 
 def _regressor(estimator: Any, graph: Graph, x: str) -> Head:

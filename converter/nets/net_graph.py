@@ -6,6 +6,8 @@ network may keep the version that its exporter wrote and tested.
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -94,6 +96,8 @@ def wrap(
         opset_imports=list(inner.opset_import),
         ir_version=max(IR_VERSION, network.ir_version),
     )
+    if len(_all_nodes(model.graph)) > len(model.graph.node):
+        _require_loadable(model)
     return _checked(model), states
 
 
@@ -253,6 +257,25 @@ def _checked(model: onnx.ModelProto) -> onnx.ModelProto:
     except onnx.checker.ValidationError as exc:
         raise ConfigError(f"its graph is not valid: {first_line(exc)}") from exc
     return model
+
+
+def _require_loadable(model: onnx.ModelProto) -> None:
+    """Refuse a model with inner graphs on which onnxruntime itself dies, tried in a child process.
+
+    Seen where a condition is constant and both of its branches carry a state.
+    """
+    with tempfile.TemporaryDirectory(prefix="edge-convert-") as folder:
+        path = Path(folder, "model.onnx")
+        path.write_bytes(model.SerializeToString())
+        code = "import sys, onnxruntime as ort; ort.InferenceSession(sys.argv[1])"
+        tried = subprocess.run(
+            [sys.executable, "-c", code, str(path)], capture_output=True, check=False
+        )
+    if tried.returncode < 0:
+        raise ConfigError(
+            f"onnxruntime dies on its inner graphs (signal {-tried.returncode}): export it "
+            "without If, for the one case that the device needs"
+        )
 
 
 def _all_nodes(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
