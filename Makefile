@@ -7,7 +7,7 @@ EXTRAS ?= demo
 GROUPS := --group test --group lint $(if $(filter all,$(EXTRAS)),--group servers)
 BIN := .venv/bin
 
-.PHONY: help demo test lint bench bench-convert coverage-matrix clean broker
+.PHONY: help demo test lint bench bench-scale bench-peers bench-outbox bench-convert coverage-matrix clean broker
 .DELETE_ON_ERROR:
 
 help:
@@ -15,6 +15,9 @@ help:
 	@echo "make test             every test, against real brokers (EXTRAS=all: every framework)"
 	@echo "make lint             ruff, mypy and the import arrows"
 	@echo "make bench            latency of a reading's way, kept in benchmarks/results/"
+	@echo "make bench-scale      a thousand sensors on one model: batches against one run each"
+	@echo "make bench-peers      readings over MQTT on one core, against what people use"
+	@echo "make bench-outbox     how fast, small and gentle the outbox is, a week alone included"
 	@echo "make bench-convert    converted models against plain exports, and which form wins"
 	@echo "make coverage-matrix  every estimator of scikit-learn, to benchmarks/COVERAGE.md"
 	@echo "make clean            remove what these made"
@@ -33,6 +36,15 @@ lint: .venv/.dev-$(EXTRAS)
 
 bench: .venv/.demo
 	$(BIN)/python benchmarks/keep.py bench $(BIN)/python benchmarks/hot_path.py
+
+bench-scale: .venv/.demo
+	$(BIN)/python benchmarks/keep.py bench-scale $(BIN)/python benchmarks/scale.py
+
+bench-peers: .venv/.demo broker
+	$(BIN)/python benchmarks/keep.py bench-peers $(BIN)/python -m benchmarks.peers
+
+bench-outbox: .venv/.demo
+	$(BIN)/python benchmarks/keep.py bench-outbox $(BIN)/python benchmarks/outbox.py
 
 bench-convert: .venv/.demo
 	$(BIN)/python benchmarks/keep.py bench-convert $(BIN)/python benchmarks/convert.py

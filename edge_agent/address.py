@@ -1,4 +1,4 @@
-"""Where the broker is, and the password for it."""
+"""Where the broker is, and the password for it; where a web server may be."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:  # edge_agent.config imports this module
     from edge_agent.config import BrokerConfig
 
 _PORTS: Final = {"mqtt": 1883, "mqtts": 8883}
+_LOCAL: Final = ("127.0.0.1", "::1", "localhost")
 
 
 class Address(NamedTuple):
@@ -50,6 +51,16 @@ def parse_url(url: str) -> Address:
     if not parts.hostname or any(letter.isspace() for letter in url):
         raise ConfigError(f"broker url {url!r}: {wanted}")
     return Address(parts.hostname, port or _PORTS[parts.scheme], parts.scheme == "mqtts")
+
+
+def web_url_fault(url: str) -> str | None:
+    """Why the address of a web server cannot be used; None when it can."""
+    parts = urlsplit(url)
+    if parts.scheme not in {"https", "http"} or not parts.hostname:
+        return f"{url!r}: give https://HOST/PATH"
+    if parts.scheme == "http" and parts.hostname not in _LOCAL:
+        return f"{url!r}: plain http is only for this machine: use https"
+    return None
 
 
 def read_password(config: BrokerConfig) -> str | None:

@@ -21,6 +21,7 @@ import msgspec
 
 from edge_agent import __version__
 from edge_agent.actions import make_action
+from edge_agent.actions.mqtt import MqttAction
 from edge_agent.actions.worker import ActionWorker
 from edge_agent.check import require_fit
 from edge_agent.clock import Clock, SystemClock
@@ -28,6 +29,7 @@ from edge_agent.config import AgentConfig, PipelineConfig
 from edge_agent.contract.bundle import read_bundle
 from edge_agent.contract.messages import Metrics, PipelineStatus, Status, encode
 from edge_agent.contract.topics import Topics
+from edge_agent.crowd import CrowdPipeline
 from edge_agent.folder import DataFolder
 from edge_agent.link import Link
 from edge_agent.metrics import rss_bytes
@@ -35,6 +37,7 @@ from edge_agent.mqtt import MqttLink
 from edge_agent.pipeline import Pipeline
 from edge_agent.service import Notifier
 from edge_agent.sources import make_source
+from edge_agent.sources.mqtt import MqttSource
 from edge_agent.status import StatusBoard
 from edge_agent.update.store import Store
 from edge_agent.update.updater import Updater
@@ -103,7 +106,7 @@ class Agent:
         self._link = self._make_link()
         self._rooms = [self._make_room(item) for item in config.pipelines]
         store = Store(folder.store)
-        self._updater = self._make_updater(store)
+        self._updater = self._make_updater(store, folder.trust)
         _install_first(store, config.pipelines, base)
         self._board = self._make_board()
         self._halt = threading.Event()  # pipelines and updates
@@ -144,7 +147,7 @@ class Agent:
             if now - metrics_ns >= self._config.metrics_s * 1e9:
                 metrics_ns = now
                 self._record_metrics()
-            if all(room.pipeline.status().state == "ended" for room in self._rooms):
+            if all(room.pipeline.is_over for room in self._rooms):
                 self._record_metrics()
                 self._drain(stop)
                 return
@@ -188,6 +191,7 @@ class Agent:
             pipelines=tuple(room.status() for room in self._rooms),
             outbox=self._uplink.status(),
             updates=self._updater.reports(),
+            trust=self._updater.trust,
         )
 
     def _plain_status(self) -> Status:
@@ -206,7 +210,7 @@ class Agent:
 
     def _stuck(self, now: int) -> bool:
         """Whether a pipeline has stopped turning."""
-        running = (room.pipeline for room in self._rooms if room.pipeline.status().state != "ended")
+        running = (room.pipeline for room in self._rooms if not room.pipeline.is_over)
         return any(now - pipeline.beat_ns > _STUCK_NS for pipeline in running)
 
     def _drain(self, stop: threading.Event) -> None:
@@ -231,8 +235,6 @@ class Agent:
         )
 
     def _make_room(self, config: PipelineConfig) -> _Room:
-        actions = [make_action(action, send=self._uplink.send) for action in config.actions]
-        worker = ActionWorker(actions)
         source = make_source(
             config.source,
             channels=config.channels,
@@ -240,23 +242,31 @@ class Agent:
             broker=self._config.broker,
             clock=self._clock,
         )
-        pipeline = Pipeline(
+        direct = source.send if isinstance(source, MqttSource) else None
+        send = self._uplink.send
+        actions = [make_action(action, send=send, direct=direct) for action in config.actions]
+        stream = [it for it in actions if isinstance(it, MqttAction) and it.streams]
+        worker = ActionWorker(actions, stream=stream)
+        make: type[Pipeline] = CrowdPipeline if config.sensors else Pipeline
+        pipeline = make(
             config,
             source,
             offer=self._uplink.offer,
             dispatch=worker.dispatch,
             clock=self._clock,
             model=None,
+            dispatch_all=worker.wants_all,
         )
         return _Room(pipeline, worker)
 
-    def _make_updater(self, store: Store) -> Updater:
+    def _make_updater(self, store: Store, trust: Path) -> Updater:
         targets: dict[str, list[Pipeline]] = {}
         for room in self._rooms:
             targets.setdefault(room.pipeline.model_name, []).append(room.pipeline)
         listens = self._link if self._config.update.enabled else None
         return Updater(
             store=store,
+            trust=trust,
             port=listens.port("update") if listens else None,
             topics=self._topics,
             device=self._config.device,

@@ -51,6 +51,10 @@ class Chain:
         self.window = old.window.resized(self.window.length, self.window.hop)
         self.decider.adopt(old.decider)
 
+    def release(self) -> None:
+        """Let the model's memory go; nothing can be decided by this chain any more."""
+        self.model.release()
+
     def forget(self) -> None:
         """Drop the readings: a window never spans an outage of the source. The state stays."""
         self.quality.clear()

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta
 
 from edge_agent.actions import ActionConfig
 from edge_agent.actions import mqtt as mqtt_action
-from edge_agent.address import parse_url
+from edge_agent.address import parse_url, web_url_fault
 from edge_agent.contract.errors import ConfigError
 from edge_agent.contract.names import name_fault, prefix_fault
 from edge_agent.settings import Fault, Settings, load_settings
 from edge_agent.sources import SourceConfig, jsonl
 from edge_agent.sources import mqtt as mqtt_source
 
+S = TypeVar("S", bound=Settings)
 Positive = Annotated[float, Meta(gt=0)]
 Count = Annotated[int, Meta(ge=1)]
+_PATHS: Final = ("password_file", "ca_file", "cert_file", "key_file", "root_file", "path")
 
 
 class BrokerConfig(Settings, frozen=True, kw_only=True):
@@ -64,6 +66,24 @@ class DecideConfig(Settings, frozen=True, kw_only=True):
     fire_on: tuple[str, ...] | None = None
 
 
+class SensorsConfig(Settings, frozen=True, kw_only=True):
+    """Many sensors of one kind on one model: each has its own window, checks and state.
+
+    Windows that are due in what the source gives at once are decided in one run of the model.
+    Where readings come one by one, short pauses within ``batch_wait_ms`` let them gather.
+
+    Attributes:
+        sensors_n_max: most sensors; readings of any more are left out and counted as ``crowded``.
+        batch_n_max: most windows in one run.
+        batch_wait_ms: longest time that batches may add to a window's wait, as long as the model
+            keeps up; 0 makes no pauses.
+    """
+
+    sensors_n_max: Annotated[int, Meta(ge=1, le=100_000)] = 1_000
+    batch_n_max: Annotated[int, Meta(ge=1, le=1_024)] = 128
+    batch_wait_ms: Annotated[float, Meta(ge=0)] = 5.0
+
+
 class PipelineConfig(Settings, frozen=True, kw_only=True):
     """One sensor, one model, some actions.
 
@@ -77,6 +97,10 @@ class PipelineConfig(Settings, frozen=True, kw_only=True):
         decide: overrides of the bundle's decision defaults.
         actions: what to do when a decision fires, by ``type``.
         record: which decisions become records: every ``window``, or only those that ``fired``.
+        sensors: for a source that gives readings of many sensors, e.g. ``jsonl`` with a
+            ``sensor_key``; None is one sensor.
+        record_raw: which windows' readings become records too, to train on: ``none``, those that
+            ``fired``, or every ``window``. They are the first to go at the cap.
     """
 
     name: str
@@ -87,6 +111,8 @@ class PipelineConfig(Settings, frozen=True, kw_only=True):
     decide: DecideConfig = DecideConfig()
     actions: tuple[ActionConfig, ...] = ()
     record: Literal["window", "fired"] = "window"
+    sensors: SensorsConfig | None = None
+    record_raw: Literal["none", "fired", "window"] = "none"
 
 
 class OutboxConfig(Settings, frozen=True, kw_only=True):
@@ -128,24 +154,96 @@ class UplinkConfig(Settings, frozen=True, kw_only=True):
     unconfirmed_n_max: Count = 20_000
 
 
+class RetainedConfig(Settings, frozen=True, kw_only=True, tag="retained"):
+    """Updates from retained messages on the broker: the usual way."""
+
+
+class RequestConfig(Settings, frozen=True, kw_only=True, tag="request"):
+    """Updates on request over the broker, answered by ``edge-fleet serve``."""
+
+
+class HttpsConfig(Settings, frozen=True, kw_only=True, tag="https"):
+    """Updates from a web server that has the files of ``edge-fleet export``.
+
+    Attributes:
+        url: ``https://HOST[:PORT]/PATH``; plain ``http`` only to this machine.
+        ca_file: PEM file to check the server by; the system's store when absent.
+    """
+
+    url: str
+    ca_file: str | None = None
+
+
+class FolderConfig(Settings, frozen=True, kw_only=True, tag="folder"):
+    """Updates from a folder that ``edge-fleet export`` wrote, such as a USB stick.
+
+    Attributes:
+        path: of the folder; it need not be there all the time.
+    """
+
+    path: str
+
+
+WayConfig = RetainedConfig | RequestConfig | HttpsConfig | FolderConfig
+
+
+class TrialConfig(Settings, frozen=True, kw_only=True):
+    """When a new model that has passed every check goes back by itself.
+
+    Attributes:
+        seconds: how long it is watched.
+        windows_min: windows that it must have seen before the trial ends.
+        errors_max: windows on which it may fail.
+        not_finite_max: windows on which it may answer NaN or infinity.
+        latency_us_max: 99th percentile of an inference.
+        starts_max: starts of the agent during one trial; more are a crash loop.
+        disagreement_max: share of windows on which the model before, running beside it, may give
+            another label; None does not run it.
+    """
+
+    seconds: Annotated[float, Meta(ge=0)] = 60.0
+    windows_min: Annotated[int, Meta(ge=0)] = 10
+    errors_max: Annotated[int, Meta(ge=0)] = 3
+    not_finite_max: Annotated[int, Meta(ge=0)] = 0
+    latency_us_max: Positive = 100_000.0
+    starts_max: Count = 3
+    disagreement_max: Annotated[float, Meta(ge=0, le=1)] | None = None
+
+
 class UpdateConfig(Settings, frozen=True, kw_only=True):
     """How new models are taken over.
 
     Attributes:
-        enabled: False never listens for models from the broker.
+        enabled: False never listens for models.
+        root_file: root of trust, made by ``edge-fleet init``; only what it leads to is run.
+        unsigned: for development only: runs whatever the broker says.
+        ways: where updates come from, by ``type``; one after the other is tried.
         window_n: chunks asked for at once.
-        answer_s: seconds without an answer after which a subscription is made again.
+        answer_s: seconds without an answer after which something is asked for again.
+        bytes_per_s_max: most that an update may load; None for no bound.
+        check_s: seconds between two looks for new orders when nothing hints at any.
         bundle_bytes_max: largest bundle that is fetched.
         probe_s: longest time that the golden-vector check may take.
         probe_bytes_max: most memory that the golden-vector check may use.
+        latency_us_max: median of an inference in the probe; None for no bound.
+        reserve_bytes: memory that must stay free beside a new model.
+        trial: when a new model goes back by itself.
     """
 
     enabled: bool = True
+    root_file: str | None = None
+    unsigned: bool = False
+    ways: Annotated[tuple[WayConfig, ...], Meta(min_length=1)] = (RetainedConfig(),)
     window_n: Annotated[int, Meta(ge=1, le=8)] = 8
     answer_s: Positive = 3.0
+    bytes_per_s_max: Annotated[int, Meta(ge=1024)] | None = None
+    check_s: Positive = 3600.0
     bundle_bytes_max: Count = 256 * 1024 * 1024
     probe_s: Positive = 60.0
     probe_bytes_max: Count = 1024 * 1024 * 1024
+    latency_us_max: Positive | None = None
+    reserve_bytes: Annotated[int, Meta(ge=0)] = 32 * 1024 * 1024
+    trial: TrialConfig = TrialConfig()
 
 
 class AgentConfig(Settings, frozen=True, kw_only=True):
@@ -182,23 +280,27 @@ def load_config(path: Path) -> AgentConfig:
     """Read and check an agent's configuration file.
 
     Returns:
-        The configuration; the broker's files are joined to the file's folder, other paths stay.
+        The configuration; the files of broker and updates are joined to the file's folder, other
+        paths stay.
 
     Raises:
         ConfigError: ``FILE:LINE:COLUMN: FIELD: what is wrong``.
     """
-    config = load_settings(path, AgentConfig, _faults)
-    if config.broker is None:
-        return config
-    return msgspec.structs.replace(config, broker=_rooted(config.broker, path.resolve().parent))
+    config, folder = load_settings(path, AgentConfig, _faults), path.resolve().parent
+    update = _rooted(config.update, folder)
+    ways = tuple(_rooted(way, folder) for way in update.ways)
+    return msgspec.structs.replace(
+        config,
+        broker=_rooted(config.broker, folder) if config.broker else None,
+        update=msgspec.structs.replace(update, ways=ways),
+    )
 
 
-def _rooted(broker: BrokerConfig, folder: Path) -> BrokerConfig:
-    """The broker with the paths of its files starting at the configuration's folder."""
-    names = ("password_file", "ca_file", "cert_file", "key_file")
-    paths = {name: getattr(broker, name) for name in names}
+def _rooted(part: S, folder: Path) -> S:
+    """A part with the paths of its files starting at the configuration's folder."""
+    paths = {name: getattr(part, name, None) for name in _PATHS}
     joined = {name: str(folder / path) for name, path in paths.items() if path is not None}
-    return msgspec.structs.replace(broker, **joined)
+    return msgspec.structs.replace(part, **joined)
 
 
 def _faults(config: AgentConfig) -> Iterator[Fault]:
@@ -210,6 +312,7 @@ def _faults(config: AgentConfig) -> Iterator[Fault]:
             yield Fault(f"$.groups[{number}]", fault)
     if config.broker:
         yield from _broker_faults(config.broker)
+    yield from _update_faults(config)
     channels_of: dict[str, tuple[str, ...]] = {}
     for number, pipeline in enumerate(config.pipelines):
         at = f"$.pipelines[{number}]"
@@ -247,6 +350,27 @@ def _broker_faults(broker: BrokerConfig) -> Iterator[Fault]:
         yield Fault("$.broker.url", "certificates need mqtts://")
 
 
+def _update_faults(config: AgentConfig) -> Iterator[Fault]:
+    update = config.update
+    if not update.enabled:
+        return
+    needs_broker = (RetainedConfig, RequestConfig)
+    for number, way in enumerate(update.ways):
+        if isinstance(way, HttpsConfig) and (fault := web_url_fault(way.url)):
+            yield Fault(f"$.update.ways[{number}].url", fault)
+        if config.broker is None and isinstance(way, needs_broker) and way != RetainedConfig():
+            yield Fault(f"$.update.ways[{number}]", "this way needs a broker")
+    if update.root_file and update.unsigned:
+        yield Fault("$.update.unsigned", "give root_file or unsigned, not both")
+    listens = config.broker is not None or update.ways != (RetainedConfig(),)
+    if listens and not update.root_file and not update.unsigned:
+        yield Fault(
+            "$.update" if update != UpdateConfig() else "$",
+            "updates need `update: {root_file: root.json}`, which edge-fleet init makes; or "
+            "`enabled: false`; or, for development only, `unsigned: true`",
+        )
+
+
 def _pipeline_faults(at: str, pipeline: PipelineConfig) -> Iterator[Fault]:
     if fault := name_fault("pipeline", pipeline.name):
         yield Fault(f"{at}.name", fault)
@@ -254,6 +378,12 @@ def _pipeline_faults(at: str, pipeline: PipelineConfig) -> Iterator[Fault]:
         yield Fault(f"{at}.model", fault)
     if len(set(pipeline.channels)) != len(pipeline.channels):
         yield Fault(f"{at}.channels", "a channel is given twice")
+    names_sensors = isinstance(pipeline.source, jsonl.JsonlConfig) and pipeline.source.sensor_key
+    if bool(names_sensors) != (pipeline.sensors is not None):
+        yield Fault(
+            f"{at}.source",
+            "`sensors` and a source that names them go together: type jsonl with a `sensor_key`",
+        )
 
 
 def _twice(pipelines: tuple[PipelineConfig, ...]) -> Iterator[Fault]:

@@ -31,6 +31,7 @@ class DataFolder:
             ) from exc
         self.outbox = path / "outbox.db"
         self.store = path / "store"
+        self.trust = path / "trust"
 
     @contextmanager
     def locked(self) -> Iterator[None]:

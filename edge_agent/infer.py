@@ -11,18 +11,20 @@ from __future__ import annotations
 import io
 import zipfile
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from edge_agent.answers import Answer, Rule
 from edge_agent.arrays import F32
 from edge_agent.contract.bundle import Bundle
 from edge_agent.contract.errors import BundleError, InferenceError
 from edge_agent.contract.manifest import INPUT_NAME, Manifest, Output, Role, State
 
 Tensor = NDArray[Any]
+Binding: TypeAlias = ort.IOBinding
 
 _BATCH_AXIS: Final = "N"
 _STATE_TYPES: Final = {  # as onnxruntime calls them
@@ -39,7 +41,7 @@ _FATAL_ONLY: Final = 4  # onnxruntime's own log would repeat what we raise
 
 
 class Engine:
-    """One ONNX session at batch 1, with bound buffers. Used by one thread at a time.
+    """One ONNX session, with bound buffers for one window. Used by one thread at a time.
 
     Args:
         model: an ONNX file; input ``window`` float32 (N, length, channels).
@@ -71,10 +73,10 @@ class Engine:
         self.outputs: dict[str, Tensor] = {}
         try:
             self._session = ort.InferenceSession(
-                model, _options(threads), providers=["CPUExecutionProvider"]
+                model, _options(threads, fixed=bool(states)), providers=["CPUExecutionProvider"]
             )
             _require_tensors(self._session, self.input.shape, outputs, states)
-            self.outputs = {output.name: _buffer(output) for output in outputs}
+            self.outputs = {output.name: output_buffer(output) for output in outputs}
             reads, writes = _state_buffers(states), _state_buffers(states)
             self._states = [*reads, *writes]
             self._binding = self._bind(states, reads, writes)
@@ -85,6 +87,7 @@ class Engine:
             raise InferenceError(f"the model cannot be loaded: {_first_line(exc)}") from exc
         # The public run_with_iobinding() is a Python frame around exactly this call.
         self._run = self._session._sess.run_with_iobinding  # noqa: SLF001 (a third of a small call)
+        self._row = self.input[0]
         self._bound = self._binding._iobinding  # noqa: SLF001 (its argument)
         self._next = self._other._iobinding if self._other else None  # noqa: SLF001 (the same)
 
@@ -97,7 +100,7 @@ class Engine:
         Raises:
             InferenceError: onnxruntime failed.
         """
-        self.input[0] = window
+        self._row[...] = window
         try:
             self._run(self._bound, None)
         except Exception as exc:
@@ -110,14 +113,42 @@ class Engine:
         for buffer in self._states:
             buffer[...] = 0
 
+    @property
+    def carried(self) -> list[Tensor]:
+        """The states that the next run reads, as buffers that may be read and written."""
+        half = len(self._states) // 2
+        first = self._bound is self._binding._iobinding  # noqa: SLF001 (see the constructor)
+        return self._states[:half] if first else self._states[half:]
+
+    def bind(self, windows: F32, outputs: Mapping[str, Tensor]) -> Binding:
+        """Bind buffers of a batch, for :meth:`run_bound`; only for models without states.
+
+        Args:
+            windows: float32 (n, length, channels).
+            outputs: by name, with n rows each; the caller keeps them alive.
+        """
+        binding = self._session.io_binding()
+        binding.bind_ortvalue_input(INPUT_NAME, _wrap(windows))
+        for name, buffer in outputs.items():
+            binding.bind_ortvalue_output(name, _wrap(buffer))
+        return binding
+
+    def run_bound(self, binding: Binding) -> None:
+        """Run a batch on its own buffers.
+
+        Raises:
+            InferenceError: onnxruntime failed.
+        """
+        try:
+            self._session.run_with_iobinding(binding)
+        except Exception as exc:
+            raise InferenceError(f"the model failed on a batch: {_first_line(exc)}") from exc
+
     def _bind(
         self, states: Sequence[State], reads: Sequence[Tensor], writes: Sequence[Tensor]
-    ) -> ort.IOBinding:
+    ) -> Binding:
         """All tensors on their buffers; ``reads`` and ``writes`` are those of the states."""
-        binding = self._session.io_binding()
-        binding.bind_ortvalue_input(INPUT_NAME, _wrap(self.input))
-        for name, buffer in self.outputs.items():
-            binding.bind_ortvalue_output(name, _wrap(buffer))
+        binding = self.bind(self.input, self.outputs)
         for state, read, write in zip(states, reads, writes, strict=True):
             binding.bind_ortvalue_input(state.input, _wrap(read))
             binding.bind_ortvalue_output(state.output, _wrap(write))
@@ -130,19 +161,20 @@ class Model:
     Attributes:
         manifest: of the bundle.
         digest: SHA-256 of the bundle file.
+        engine: that runs it.
         reset: to be called when the next window does not follow the one before.
     """
 
     def __init__(self, manifest: Manifest, digest: str, engine: Engine) -> None:
         self.manifest = manifest
         self.digest = digest
+        self.engine = engine
         self._run = engine.run
+        self._rule = Rule(manifest).answer
         self.reset = engine.reset
-        self._main = _only(manifest, engine)
+        self._main: F32 = engine.outputs[main_output(manifest).name][0]
         label = manifest.output("label")
         self._label: NDArray[np.int64] | None = engine.outputs[label.name] if label else None
-        self._labels = len(manifest.labels)
-        self._is_anomaly = manifest.task == "anomaly"
 
     @classmethod
     def load(cls, bundle: Bundle, *, threads: int = 1) -> Model:
@@ -153,39 +185,27 @@ class Model:
         """
         return cls(bundle.manifest, bundle.digest, engine_of(bundle, threads=threads))
 
-    def answer(self, window: F32) -> tuple[int, float]:
+    def answer(self, window: F32) -> Answer:
         """Decide one window.
 
         Args:
             window: float32 (length, channels).
 
-        Returns:
-            The index of the label (0 for regression) and its score: the label's score, the
-            anomaly score, or the first value.
-
         Raises:
-            InferenceError: onnxruntime failed, or a score is not finite.
+            NotFiniteError: the score is not finite.
+            InferenceError: onnxruntime failed.
         """
         self._run(window)
-        main = self._main
-        if self._label is not None:
-            index = int(self._label[0])
-            if not 0 <= index < self._labels:
-                raise InferenceError(f"the model answered label {index} of {self._labels}")
-        elif self._is_anomaly:
-            index = int(main[0] > 0)
-        else:
-            index = int(main.argmax()) if self._labels else 0
-        score = float(main[0 if self._is_anomaly else index])
-        if score - score != 0.0:  # NaN and infinity are the only floats for which this holds
+        label = self._label
+        try:
+            return self._rule(self._main.tolist(), None if label is None else int(label[0]))
+        except InferenceError:
             self.reset()  # a state that holds such a number would spoil every later window
-            raise InferenceError(f"the model answered {score}")
-        return index, score
+            raise
 
-    @property
-    def values(self) -> tuple[float, ...]:
-        """All values of the last answer of a regression with several targets; else empty."""
-        return tuple(self._main.tolist()) if not self._labels and self._main.size > 1 else ()
+    def release(self) -> None:
+        """Let onnxruntime's memory go; the model answers no more."""
+        del self._run, self.reset
 
 
 def engine_of(bundle: Bundle, *, threads: int = 1) -> Engine:
@@ -251,13 +271,14 @@ def _golden_arrays(bundle: Bundle) -> Mapping[str, NDArray[Any]]:
     return arrays
 
 
-def _options(threads: int) -> ort.SessionOptions:
+def _options(threads: int, *, fixed: bool) -> ort.SessionOptions:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = _FATAL_ONLY
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.add_free_dimension_override_by_name(_BATCH_AXIS, 1)
+    if fixed:  # states have the shapes of one window; else a fixed axis gains nothing
+        options.add_free_dimension_override_by_name(_BATCH_AXIS, 1)
     return options
 
 
@@ -292,10 +313,11 @@ def _scores(output: Output) -> tuple[str, tuple[int, ...]]:
     return "tensor(float)", (output.width,)
 
 
-def _buffer(output: Output) -> NDArray[Any]:
+def output_buffer(output: Output, rows: int = 1) -> Tensor:
+    """What an output of so many windows is written to."""
     if output.role == "label":
-        return np.zeros(1, np.int64)
-    return np.zeros((1, output.width), np.float32)
+        return np.zeros(rows, np.int64)
+    return np.zeros((rows, output.width), np.float32)
 
 
 def _state_buffers(states: Sequence[State]) -> list[Tensor]:
@@ -307,14 +329,13 @@ def _wrap(array: NDArray[Any]) -> ort.OrtValue:
     return ort.OrtValue.ortvalue_from_numpy(array)
 
 
-def _only(manifest: Manifest, engine: Engine) -> F32:
-    """The row of scores or values, a view (width,) that every run refills."""
+def main_output(manifest: Manifest) -> Output:
+    """The output that holds the scores or values."""
     role: Role = "value" if manifest.task == "regression" else "scores"
     output = manifest.output(role)
     if output is None:
         raise InferenceError(f"the model has no output with the role {role!r}")
-    row: F32 = engine.outputs[output.name][0]
-    return row
+    return output
 
 
 def _first_line(exc: Exception) -> str:

@@ -7,10 +7,10 @@ port's queue, and connection changes come out of every port's queue.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from queue import Empty, SimpleQueue
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 
@@ -125,4 +125,65 @@ class Link(Protocol):
 
         Waits at most 2 s.
         """
+        ...
+
+
+Keep = Callable[[str, bytes], None]
+"""Takes a topic and a payload that could not be delivered at once."""
+
+
+class Received(NamedTuple):
+    """A message of a line's one subscription.
+
+    Attributes:
+        payload: of the message.
+        retained: the broker had kept it.
+        packet_id: 0 at QoS 0; otherwise the line acknowledges it.
+    """
+
+    payload: bytes
+    retained: bool
+    packet_id: int = 0
+
+
+class Line(Protocol):
+    """A connection of one thread's own, for data: one subscription in, messages out at once.
+
+    Every call comes from the same thread.
+    """
+
+    def open(self, topic_filter: str) -> None:
+        """Begin to connect, in the background, and subscribe at QoS 1.
+
+        Raises:
+            ConfigError: the connection is configured wrongly.
+        """
+        ...
+
+    def receive(self, wait_s: float) -> Sequence[Received]:
+        """Send what waits, and give what has come, waiting for it at most ``wait_s``.
+
+        A lost connection is made again by itself; until then nothing comes.
+
+        Raises:
+            LinkError: the broker denies the subscription; the line is to be closed.
+        """
+        ...
+
+    def send(self, topic: str, payload: bytes, keep: Keep | None) -> bool:
+        """Send at once, or together with what is sent within the same moment.
+
+        Args:
+            topic: to publish to.
+            payload: of the message.
+            keep: sends at QoS 1; called, later and from the same thread, if the broker does not
+                acknowledge the message in time. None sends at QoS 0.
+
+        Returns:
+            False when it was not taken: there is no connection, or the broker does not keep up.
+        """
+        ...
+
+    def close(self) -> None:
+        """Disconnect in order; what is not acknowledged is kept. Waits at most 1 s."""
         ...

@@ -16,6 +16,7 @@ from edge_agent.contract.errors import StorageError
 from edge_agent.contract.messages import Latency
 
 STAGES: Final = ("read", "window", "infer", "decide", "offer", "total")
+STAGES_EVERY: Final = 8  # windows; recording every one would take a tenth of the way's own time
 _SUB_BITS: Final = 3  # eight buckets for each power of two
 _NS_MAX: Final = (1 << 44) - 1  # 4.9 hours; what takes longer counts as this
 _NS_PER_US: Final = 1000.0
@@ -27,11 +28,13 @@ class Counters(msgspec.Struct, kw_only=True):
 
     Attributes:
         readings: rows that the source gave, those that were skipped included.
+        crowded: readings of sensors beyond a pipeline's ``sensors_n_max``.
         skipped: readings left out of the window, by a channel's policy.
         missing: values that were NaN or infinite.
         out_of_range: values outside their channel's bounds.
         windows: windows that were complete, whether the model could answer or not.
-        infer_errors: windows on which the model failed.
+        infer_errors: windows on which the model failed; those in ``not_finite`` included.
+        not_finite: windows on which the model answered NaN or infinity.
         recorded: decisions offered as records.
         fired: decisions that fired.
         swaps: models taken over while running.
@@ -39,11 +42,13 @@ class Counters(msgspec.Struct, kw_only=True):
     """
 
     readings: int = 0
+    crowded: int = 0
     skipped: int = 0
     missing: int = 0
     out_of_range: int = 0
     windows: int = 0
     infer_errors: int = 0
+    not_finite: int = 0
     recorded: int = 0
     fired: int = 0
     swaps: int = 0
@@ -67,9 +72,20 @@ class Histogram:
         else:
             self._counts[ns] += 1
 
+    def counts(self) -> list[int]:
+        """How often each bucket was hit so far, for :meth:`since`."""
+        return self._counts.copy()  # one bytecode: what is recorded meanwhile is in or out
+
     def latency(self) -> Latency:
         """Count and percentiles so far, in microseconds; all 0 when nothing was recorded."""
-        counts = self._counts.copy()  # one bytecode: what is recorded meanwhile is in or out
+        return self._latency(self.counts())
+
+    def since(self, earlier: list[int]) -> Latency:
+        """The same of what was recorded after ``earlier`` was counted; ``max`` is of all."""
+        pairs = zip(self.counts(), earlier, strict=True)
+        return self._latency([now - before for now, before in pairs])
+
+    def _latency(self, counts: list[int]) -> Latency:
         total, largest = sum(counts), self._max
         p50, p99, p999 = (
             min(_quantile_ns(counts, total, share), largest) / _NS_PER_US
@@ -83,10 +99,11 @@ class Meters:
 
     Attributes:
         counters: totals.
-        stages: by the names in :data:`STAGES`, of decided windows only. ``read``: from the source
+        stages: by the names in :data:`STAGES`, of decided windows only: ``total`` of every one, the
+            others of every eighth, the first included. ``read``: from the source
             giving the reading that completed the window to that reading's turn (checks, and the
             readings before it in the same block). ``window``, ``infer``, ``decide``, ``offer``:
-            the steps of :mod:`edge_agent.pipeline`. ``total``: their sum.
+            the steps of :mod:`edge_agent.pipeline`. ``total``: all of them together.
     """
 
     def __init__(self) -> None:

@@ -13,17 +13,20 @@ from collections.abc import Callable
 from time import perf_counter_ns
 from typing import Final, Literal
 
+import msgspec
 import numpy as np
 
 from edge_agent.arrays import F32
 from edge_agent.chain import Chain, misfit, warm_up
 from edge_agent.clock import Clock
 from edge_agent.config import PipelineConfig
-from edge_agent.contract.errors import BundleError, InferenceError, SourceError
+from edge_agent.contract.errors import BundleError, InferenceError, NotFiniteError, SourceError
 from edge_agent.contract.manifest import Manifest
-from edge_agent.contract.messages import Decision, Metrics, PipelineStatus, Record
+from edge_agent.contract.messages import Decision, Metrics, PipelineStatus, RawWindow, Record
+from edge_agent.health import Health
 from edge_agent.infer import Model
-from edge_agent.metrics import Meters, rss_bytes
+from edge_agent.metrics import STAGES_EVERY, Counters, Meters, rss_bytes
+from edge_agent.shadow import Comparison, Shadow
 from edge_agent.sources.base import Source
 
 log = logging.getLogger(__name__)
@@ -47,6 +50,7 @@ class Pipeline:
         dispatch: takes each fired decision, before ``offer``; must only enqueue.
         clock: for stamps, and for durations that decide something.
         model: to begin with; without one the pipeline waits for :meth:`swap`.
+        dispatch_all: ``dispatch`` takes every decision, fired or not.
         meters: counters and histograms to go on with; by default fresh ones.
 
     Attributes:
@@ -58,6 +62,8 @@ class Pipeline:
         BundleError: the model does not fit, see :meth:`misfit`.
     """
 
+    block_n = _BLOCK_N
+
     def __init__(
         self,
         config: PipelineConfig,
@@ -67,6 +73,7 @@ class Pipeline:
         dispatch: Callable[[Decision], None],
         clock: Clock,
         model: Model | None,
+        dispatch_all: bool = False,
         meters: Meters | None = None,
     ) -> None:
         self.meters = meters or Meters()
@@ -75,8 +82,11 @@ class Pipeline:
         self._source = source
         self._offer = offer
         self._dispatch = dispatch
+        self._dispatch_all = dispatch_all
         self._clock = clock
         self._record_all = config.record == "window"
+        self._raw_all = config.record_raw == "window"
+        self._raw_fired = config.record_raw != "none"
         self._record_stages = tuple(stage.record for stage in self.meters.stages.values())
         self._state: Literal["waiting", "running", "ended", "failed"] = "waiting"
         self._fault = ""
@@ -84,7 +94,9 @@ class Pipeline:
         self._complained_ns = self.beat_ns - _COMPLAIN_NS
         self._synced, self._synced_ns = clock.synced(), self.beat_ns
         self._chain: Chain | None = None
-        self._swaps: deque[tuple[Chain, threading.Event]] = deque()
+        self._shadow: Shadow | None = None
+        self._swaps: deque[Callable[[], None]] = deque()
+        self._since = self._mark()
         self._adopting = threading.Lock()
         self._over = False
         if model is not None:
@@ -105,11 +117,11 @@ class Pipeline:
     def run(self, stop: threading.Event) -> None:
         """Work until ``stop`` is set or the source has ended: the body of the thread."""
         try:
-            self._await_model(stop)
             pause_s = _REOPEN_S
             while not stop.is_set():
                 before = self.meters.counters.readings
                 try:
+                    self._await_model(stop)
                     self._read_on(stop)
                 except EOFError:
                     self._state = "ended"
@@ -128,8 +140,8 @@ class Pipeline:
             self._adopt()  # whoever swaps is never left waiting
 
     def _read_on(self, stop: threading.Event) -> None:
-        """The main loop: open the source and take block after block of readings."""
-        block = np.empty((_BLOCK_N, len(self._config.channels)), np.float32)
+        """The main loop: open the source and take block after block, while there is a model."""
+        block = np.empty((self.block_n, len(self._config.channels)), np.float32)
         try:
             self._source.open()
             self._state, self._fault = "running", ""
@@ -139,6 +151,8 @@ class Pipeline:
                 self._beat()
                 if self._swaps:
                     self._adopt()
+                    if self._chain is None:
+                        return
                 if count:
                     self._take(block[:count], given_ns)
         finally:
@@ -158,7 +172,8 @@ class Pipeline:
             turn_ns = perf_counter_ns()
             if chain.window.push(block[at]):
                 window_ns = perf_counter_ns()
-                self._beat()  # a block of windows through a slow model may take seconds
+                if at:
+                    self._beat()  # a block of windows through a slow model may take seconds
                 counters.windows += 1
                 try:
                     self._decide(chain, before + at + 1, wall, (given_ns, turn_ns, window_ns))
@@ -169,12 +184,13 @@ class Pipeline:
         self, chain: Chain, reading: int, wall: float, since_ns: tuple[int, int, int]
     ) -> None:
         """Decide the window that is due and hand the decision on."""
-        model, counters = chain.model, self.meters.counters
-        index, score = model.answer(chain.window.view)
+        index, score, values = chain.model.answer(chain.window.view)
         infer_ns = perf_counter_ns()
         state, fired = chain.decider.step(index, score, self.beat_ns)
         decide_ns = perf_counter_ns()
-        self._last = decision = Decision(
+        if self._shadow is not None:
+            self._shadow.offer(chain.window.view, chain.labels[index], score)
+        decision = Decision(
             t=wall,
             synced=self._synced,
             pipeline=self._config.name,
@@ -182,25 +198,34 @@ class Pipeline:
             reading=reading,
             label=chain.labels[index],
             score=score,
-            values=model.values,
+            values=values,
             state=state,
             fired=fired,
         )
-        if fired:
-            counters.fired += 1
-            self._dispatch(decision)
-        if fired or self._record_all:
-            counters.recorded += 1
-            self._offer(decision)
+        self._hand_on(decision)
+        if self._raw_all or (fired and self._raw_fired):
+            self._offer(_raw(decision, chain.window.view))
         offer_ns = perf_counter_ns()
         given_ns, turn_ns, window_ns = since_ns
         read, window, infer, decide, offer, total = self._record_stages
+        total(offer_ns - given_ns)
+        if self.meters.counters.windows % STAGES_EVERY != 1:
+            return
         read(turn_ns - given_ns)
         window(window_ns - turn_ns)
         infer(infer_ns - window_ns)
         decide(decide_ns - infer_ns)
         offer(offer_ns - decide_ns)
-        total(offer_ns - given_ns)
+
+    def _hand_on(self, decision: Decision) -> None:
+        """To the actions that want it, and to the outbox if it is to be a record."""
+        counters, self._last = self.meters.counters, decision
+        counters.fired += decision.fired
+        if decision.fired or self._dispatch_all:
+            self._dispatch(decision)
+        if decision.fired or self._record_all:
+            counters.recorded += 1
+            self._offer(decision)
 
     def _beat(self) -> None:
         """One turn of the loop: for the watchdog, the cooldown and the stamps."""
@@ -211,6 +236,8 @@ class Pipeline:
     def _await_model(self, stop: threading.Event) -> None:
         """Stay ``waiting`` until there is a model, or ``stop``."""
         self._adopt()
+        if self._chain is None:
+            self._state = "waiting"
         while self._chain is None and not stop.wait(_POLL_S):
             self._beat()
             self._adopt()
@@ -233,6 +260,7 @@ class Pipeline:
     def _complain(self, exc: InferenceError) -> None:
         """Count a window without a decision: the next one may be all right."""
         self.meters.counters.infer_errors += 1
+        self.meters.counters.not_finite += isinstance(exc, NotFiniteError)
         if self.beat_ns - self._complained_ns >= _COMPLAIN_NS:
             self._complained_ns = self.beat_ns
             log.error("pipeline %s: no decision: %s", self._config.name, exc)
@@ -241,12 +269,21 @@ class Pipeline:
         """Take over the models that wait, oldest first; the last one decides from now on."""
         with self._adopting:  # after the end of run() several threads may be here
             while self._swaps:
-                chain, taken = self._swaps.popleft()
-                if self._chain is not None:
-                    chain.continue_from(self._chain)
-                    self.meters.counters.swaps += 1
-                self._chain = chain
-                taken.set()
+                self._swaps.popleft()()
+
+    def _take_over(self, chain: Chain, taken: threading.Event) -> None:
+        """Decide by this chain from the next reading on."""
+        if self._chain is not None:
+            chain.continue_from(self._chain)
+            self.meters.counters.swaps += 1
+        self._chain = chain
+        self._since = self._mark()
+        taken.set()
+
+    def _mark(self) -> tuple[Counters, list[int]]:
+        """What was counted until now, for the health of the model that is taken over."""
+        infer = self.meters.stages["infer"]
+        return msgspec.structs.replace(self.meters.counters), infer.counts()
 
     # --- any thread ------------------------------------------------------------------------------
 
@@ -268,14 +305,84 @@ class Pipeline:
             raise BundleError(fault)
         warm_up(model)
         taken = threading.Event()
-        self._swaps.append((Chain(model, self._config.decide, self.meters.counters), taken))
+        chain = self._chain_of(model)
+        return self._hand_over(lambda: self._take_over(chain, taken), taken)
+
+    def exchange(self, load: Callable[[], Model], back: Callable[[], Model]) -> threading.Event:
+        """Take a new model over where two do not fit into memory: the old one is let go first.
+
+        The pipeline's own thread loads; meanwhile readings wait in the source. Any thread.
+
+        Args:
+            load: gives the new model, which fits.
+            back: gives the old one, for when ``load`` fails.
+
+        Returns:
+            As :meth:`swap`; the event is set even when the old model is back.
+        """
+        taken = threading.Event()
+
+        def work() -> None:
+            if self._chain is None:
+                model = load()
+            else:
+                self._chain.release()
+                try:
+                    model = load()
+                except InferenceError as exc:
+                    # The message says it all; a traceback would say nothing more.
+                    log.error("pipeline %s: %s; the old one is loaded again", self.name, exc)  # noqa: TRY400
+                    model = back()
+            warm_up(model)
+            self._take_over(self._chain_of(model), taken)
+
+        return self._hand_over(work, taken)
+
+    def _hand_over(self, work: Callable[[], None], taken: threading.Event) -> threading.Event:
+        self._swaps.append(work)
         if self._over:
             self._adopt()
         return taken
 
+    def withdraw(self) -> threading.Event:
+        """Decide no more until there is another model. Any thread; returns as :meth:`swap`."""
+        taken = threading.Event()
+
+        def work() -> None:
+            self._chain = None
+            taken.set()
+
+        return self._hand_over(work, taken)
+
+    def accompany(self, shadow: Shadow | None) -> None:
+        """Show every decided window to a second model from now on; None for no more."""
+        self._shadow = shadow
+
+    def health(self) -> Health:
+        """How the model that it runs has done since it was taken over. Any thread."""
+        before, infer_before = self._since
+        now, shadow = self.meters.counters, self._shadow
+        found = shadow.comparison() if shadow else Comparison()
+        return Health(
+            windows=now.windows - before.windows,
+            errors=now.infer_errors - before.infer_errors,
+            not_finite=now.not_finite - before.not_finite,
+            infer_p99_us=self.meters.stages["infer"].since(infer_before).p99,
+            compared=found.compared,
+            disagreed=found.disagreed,
+        )
+
+    def _chain_of(self, model: Model) -> Chain:
+        return Chain(model, self._config.decide, self.meters.counters)
+
     def misfit(self, manifest: Manifest) -> str | None:
         """Say why a bundle cannot run in this pipeline; None when it can. Any thread."""
         return misfit(self._config, manifest)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the source has ended by itself. Any thread."""
+        return self._state == "ended"
 
     def status(self) -> PipelineStatus:
         """How the pipeline is now. Any thread."""
@@ -306,3 +413,15 @@ class Pipeline:
 
     def _counts(self) -> dict[str, int]:
         return self.meters.counts() | self._source.faults
+
+
+def _raw(decision: Decision, window: F32) -> RawWindow:
+    """The readings that a decision is about, as a record."""
+    return RawWindow(
+        t=decision.t,
+        synced=decision.synced,
+        pipeline=decision.pipeline,
+        reading=decision.reading,
+        shape=(window.shape[0], window.shape[1]),
+        data=window.astype("<f4", copy=False).tobytes(),
+    )

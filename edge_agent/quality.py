@@ -37,6 +37,7 @@ class Quality:
         self._low = np.array([_bound(c.minimum, -_LARGEST) for c in channels], np.float32)
         self._high = np.array([_bound(c.maximum, _LARGEST) for c in channels], np.float32)
         self._lows, self._highs = self._low.tolist(), self._high.tolist()
+        self._low_max, self._high_min = max(self._lows), min(self._highs)
         self._last = [math.nan] * len(channels)
 
     def clean(self, block: F32) -> Sequence[int]:
@@ -52,7 +53,7 @@ class Quality:
         if self._is_clean(block, newest):
             self._last = newest
             return range(len(block))
-        return [at for at, row in enumerate(block) if self._mend(row)]
+        return [at for at, row in enumerate(block) if self.mend(row, self._last)]
 
     def clear(self) -> None:
         """Forget the last good values."""
@@ -62,9 +63,17 @@ class Quality:
         """Go on from the last good values of another model's policies for the same channels."""
         self._last = other._last.copy()
 
+    def unclean(self, block: F32) -> Sequence[int]:
+        """Which rows have a value that is not finite or not within its bounds."""
+        good = np.greater_equal(block, self._low) & np.less_equal(block, self._high)
+        return np.flatnonzero(~good.all(axis=1)).tolist()
+
     def _is_clean(self, block: F32, newest: list[float]) -> bool:
         """Whether every value is finite and within its bounds."""
         if len(block) == 1 and len(newest) <= _FEW:
+            # Within what all channels allow? NaN escapes min() and max(), but not a sum.
+            if self._low_max <= min(newest) and max(newest) <= self._high_min:
+                return not math.isnan(sum(newest))
             for low, value, high in zip(self._lows, newest, self._highs, strict=True):
                 if not low <= value <= high:
                     return False
@@ -73,9 +82,17 @@ class Quality:
         below = np.less_equal(block, self._high).tobytes()
         return b"\0" not in above and b"\0" not in below
 
-    def _mend(self, row: F32) -> bool:
-        """Apply every channel's policy to one row; whether it is to be used."""
-        use, last = True, self._last
+    def mend(self, row: F32, last: list[float]) -> bool:
+        """Apply every channel's policy to one row.
+
+        Args:
+            row: float32 (channels,), mended in place.
+            last: the last good values, brought up to date in place; NaN where there was none.
+
+        Returns:
+            Whether the row is to be used.
+        """
+        use = True
         for at, channel in enumerate(self._channels):
             value, low, high = float(row[at]), self._lows[at], self._highs[at]
             good = True

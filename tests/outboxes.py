@@ -79,6 +79,7 @@ if __name__ == "__main__":  # makes the fixture of this format
     target.unlink(missing_ok=True)
     made = open_outbox(target)
     append_all(made, [item_of(decision(n, fired=n % 10 == 0)) for n in range(1, 51)])
+    append_all(made, [item_of(decision(n)) for n in range(1, 401)])
     append_all(made, [Item(Rank.MESSAGE, b"on", "door/state"), item_of(metrics())])
     made.discard(Spans([(1, 20)]))
     made.lose("queue full", 7)

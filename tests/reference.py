@@ -26,6 +26,7 @@ AGENT = (
     ("`broker`", config.BrokerConfig),
     ("`pipelines[]`", config.PipelineConfig),
     ("`pipelines[].decide`", manifest.DecideSpec),
+    ("`pipelines[].sensors`", config.SensorsConfig),
     ("`outbox`", config.OutboxConfig),
     ("`uplink`", config.UplinkConfig),
     ("`update`", config.UpdateConfig),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import socket
 from types import TracebackType
 from typing import NamedTuple, Self
@@ -84,6 +85,10 @@ class ScriptedBroker:
         self._listener.settimeout(TIMEOUT_S)
         self._peers: list[Peer] = []
         self.url = f"mqtt://127.0.0.1:{self._listener.getsockname()[1]}"
+
+    def is_asked(self) -> bool:
+        """Whether a connection waits to be accepted."""
+        return bool(select.select([self._listener], [], [], 0.0)[0])
 
     def accept(self) -> Peer:
         """The next connection."""

@@ -15,7 +15,7 @@ import msgspec
 import pytest
 
 from edge_agent.actions import ActionConfig, make_action
-from edge_agent.actions.base import Action
+from edge_agent.actions.base import Action, Send
 from edge_agent.actions.exec import ExecAction, ExecConfig
 from edge_agent.actions.log import LogAction, LogConfig
 from edge_agent.actions.mqtt import MqttAction, MqttConfig
@@ -86,6 +86,48 @@ def test_mqtt_hands_the_decision_to_the_outbox() -> None:
     ((topic, payload),) = sent
     assert topic == "home/alarm"
     assert msgspec.json.decode(payload, type=Decision) == decision(3)
+
+
+@pytest.mark.parametrize(
+    ("way", "up", "qos_1", "sent_at_once"),
+    [
+        ("kept", True, None, False),
+        ("confirmed", True, True, True),
+        ("at_once", True, False, True),
+        ("confirmed", False, True, False),
+        ("at_once", False, False, False),
+    ],
+)
+def test_mqtt_sends_at_once_where_it_may_and_can(
+    *, way: str, up: bool, qos_1: bool | None, sent_at_once: bool
+) -> None:
+    outbox: list[tuple[str, bytes]] = []
+    line: list[tuple[str, bytes]] = []
+
+    def keep(topic: str, payload: bytes) -> None:
+        outbox.append((topic, payload))
+
+    def direct(topic: str, payload: bytes, given: Send | None) -> bool:
+        assert qos_1 is not None, "not to be asked"
+        assert given is (keep if qos_1 else None)
+        if up:
+            line.append((topic, payload))
+        return up
+
+    config = msgspec.convert({"type": "mqtt", "topic": "t", "send": way}, MqttConfig)
+    MqttAction(config, send=keep, direct=direct).fire(decision(3))
+    assert [len(line), len(outbox)] == ([1, 0] if sent_at_once else [0, 1])
+
+
+def test_a_streaming_action_gets_every_decision_and_the_others_those_that_fired() -> None:
+    stream, other = Quick(), Quick()
+    worker = ActionWorker([stream, other], stream=[stream])
+    assert worker.wants_all
+    assert not ActionWorker([other]).wants_all
+    fired, calm = decision(1), decision(2, fired=False)
+    worker.dispatch(fired)
+    worker.dispatch(calm)
+    assert [[number for _, number in it.fired] for it in (stream, other)] == [[1, 2], [1]]
 
 
 @pytest.mark.parametrize("topic", ["", "a/+", "#", "x" * 257, "a\0"])

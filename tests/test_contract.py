@@ -26,7 +26,6 @@ from edge_agent.contract.messages import (
     with_seq,
 )
 from edge_agent.contract.topics import CHUNK_BYTES, Topics
-from edge_agent.contract.trust import admit
 from edge_agent.infer import engine_of, golden_fault
 
 
@@ -122,22 +121,16 @@ def test_a_manifest_that_contradicts_itself_is_refused(old: bytes, new: bytes, t
 def test_a_cut_bundle_can_be_put_together_again(size: int) -> None:
     data = (b"0123456789" * (size // 10 + 1))[:size]
     pieces = cut(data)
+    payload = pieces.payload
     desired = Desired(
-        revision=1, model="m", version="1", sha256=pieces.sha256, bytes=size,
-        chunk_bytes=CHUNK_BYTES, index=pieces.index,
-    )  # fmt: skip
+        revision=1, model="m", version="1", sha256=payload.sha256, bytes=size, payloads=(payload,)
+    )
     assert desired.fault is None
-    chunks = chunk_list(desired, [pieces.blobs[digest] for digest in desired.index])
+    chunks = chunk_list(payload, [pieces.blobs[digest] for digest in payload.index])
     assert b"".join(pieces.blobs[digest] for digest in chunks) == data
     assert all(hashlib.sha256(blob).hexdigest() == name for name, blob in pieces.blobs.items())
     with pytest.raises(BundleError, match="chunk list"):
-        chunk_list(msgspec.structs.replace(desired, bytes=size + CHUNK_BYTES), [b""])
-
-
-def test_only_the_announced_bytes_are_admitted() -> None:
-    assert admit("x", b"data", hashlib.sha256(b"data").hexdigest()) == b"data"
-    with pytest.raises(BundleError, match="x does not have the announced digest"):
-        admit("x", b"data!", hashlib.sha256(b"data").hexdigest())
+        chunk_list(msgspec.structs.replace(payload, bytes=size + CHUNK_BYTES), [b""])
 
 
 def test_a_record_carries_its_seq_and_newer_fields_are_accepted() -> None:

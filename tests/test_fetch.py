@@ -4,6 +4,7 @@ import hashlib
 import itertools
 import random
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from edge_agent.contract.chunks import cut
 from edge_agent.contract.errors import BundleError, StorageError
 from edge_agent.contract.messages import Desired
+from edge_agent.contract.release import Payload
 from edge_agent.contract.topics import CHUNK_BYTES
 from edge_agent.update.fetch import WRONG_MAX, Fetch
 from edge_agent.update.partial import SYNC_N, Partial, announced_fault
@@ -28,27 +30,25 @@ def content(chunks=40, tail=100):
 
 
 def offer(data, chunk_bytes=CHUNK):
-    """The desired state and the blobs of a bundle that is cut small."""
+    """The description and the blobs of a payload that is cut small."""
     pieces = [data[i : i + chunk_bytes] for i in range(0, len(data), chunk_bytes)]
     listing = b"".join(hashlib.sha256(piece).digest() for piece in pieces)
     index = [listing[i : i + CHUNK_BYTES] for i in range(0, len(listing), CHUNK_BYTES)]
-    desired = Desired(
-        revision=1,
-        model="motion",
-        version="1.0.0",
+    payload = Payload(
+        encoding="raw",
         sha256=sha(data),
         bytes=len(data),
         chunk_bytes=chunk_bytes,
         index=tuple(sha(blob) for blob in index),
     )
-    return desired, {sha(blob): blob for blob in (*index, *pieces)}
+    return payload, {sha(blob): blob for blob in (*index, *pieces)}
 
 
 class Conversation:
     """A fetch, a broker that answers at once with what it has, and the time."""
 
-    def __init__(self, folder, desired, blobs, window_n=8):
-        self.partial = Partial(folder, desired)
+    def __init__(self, folder, payload, blobs, window_n=8):
+        self.partial = Partial(folder, payload)
         self.fetch = Fetch(self.partial, answer_s=ANSWER_S)
         self.blobs, self.window_n = dict(blobs), window_n
         self.now_ns, self.asked, self.subscribed = 0, [], set()
@@ -60,11 +60,12 @@ class Conversation:
         before = len(self.asked)
         while True:
             plan = self.fetch.plan(self.now_ns, self.window_n)
-            self.subscribed |= set(plan.subscribe)
-            self.subscribed -= set(plan.unsubscribe)
+            asked = [want.sha256 for want in plan.ask]
+            self.subscribed |= set(asked)
+            self.subscribed -= {want.sha256 for want in plan.drop}
             self.widest = max(self.widest, len(self.subscribed))
-            self.asked += plan.subscribe
-            answers = [digest for digest in plan.subscribe if digest in self.blobs]
+            self.asked += asked
+            answers = [digest for digest in asked if digest in self.blobs]
             for digest in answers:
                 self.fetch.take(digest, self.blobs[digest], self.now_ns)
             if not answers:
@@ -73,8 +74,8 @@ class Conversation:
 
 def test_a_bundle_arrives_whole_in_one_question_a_blob(tmp_path):
     data = content()
-    desired, blobs = offer(data)
-    talk = Conversation(tmp_path / "p", desired, blobs)
+    payload, blobs = offer(data)
+    talk = Conversation(tmp_path / "p", payload, blobs)
     talk.turn()
     assert talk.partial.complete
     assert talk.partial.file.read_bytes() == data
@@ -85,9 +86,9 @@ def test_a_bundle_arrives_whole_in_one_question_a_blob(tmp_path):
 
 def test_a_real_cut_with_several_index_blobs_arrives(tmp_path):
     data = random.Random(2).randbytes(CHUNK * (CHUNK_BYTES // 32 + 3))
-    desired, blobs = offer(data)
-    assert len(desired.index) == 2
-    talk = Conversation(tmp_path / "p", desired, blobs)
+    payload, blobs = offer(data)
+    assert len(payload.index) == 2
+    talk = Conversation(tmp_path / "p", payload, blobs)
     talk.turn()
     assert talk.partial.file.read_bytes() == data
 
@@ -95,34 +96,34 @@ def test_a_real_cut_with_several_index_blobs_arrives(tmp_path):
 def test_the_blobs_of_the_contract_are_those_that_are_asked_for(tmp_path):
     data = random.Random(3).randbytes(3 * CHUNK_BYTES + 5)
     whole = cut(data)
-    desired, _ = offer(data, CHUNK_BYTES)
-    assert desired.index == whole.index
-    talk = Conversation(tmp_path / "p", desired, whole.blobs)
+    payload, _ = offer(data, CHUNK_BYTES)
+    assert payload == whole.payload
+    talk = Conversation(tmp_path / "p", payload, whole.blobs)
     talk.turn()
     assert talk.partial.file.read_bytes() == data
 
 
 def test_a_chunk_that_occurs_twice_is_fetched_once(tmp_path):
     data = b"a" * CHUNK + b"b" * CHUNK + b"a" * CHUNK + b"tail"
-    desired, blobs = offer(data)
-    talk = Conversation(tmp_path / "p", desired, blobs)
+    payload, blobs = offer(data)
+    talk = Conversation(tmp_path / "p", payload, blobs)
     talk.turn()
     assert talk.partial.file.read_bytes() == data
     assert len(talk.asked) == 4
 
 
 def test_only_a_window_is_asked_for_until_answers_come(tmp_path):
-    desired, blobs = offer(content())
-    index = desired.index[0]
-    talk = Conversation(tmp_path / "p", desired, {index: blobs[index]}, window_n=3)
+    payload, blobs = offer(content())
+    index = payload.index[0]
+    talk = Conversation(tmp_path / "p", payload, {index: blobs[index]}, window_n=3)
     asked = talk.turn()
     assert len(asked) == 1 + 3
     assert talk.turn(ANSWER_S / 2) == []
 
 
 def test_the_first_silence_is_asked_again_at_once_the_second_lets_others_go_first(tmp_path):
-    desired, blobs = offer(content())
-    talk = Conversation(tmp_path / "p", desired, {desired.index[0]: blobs[desired.index[0]]}, 2)
+    payload, blobs = offer(content())
+    talk = Conversation(tmp_path / "p", payload, {payload.index[0]: blobs[payload.index[0]]}, 2)
     first = talk.turn()[1:]
     assert talk.turn(ANSWER_S) == first
     assert talk.fetch.waiting_n == 0
@@ -133,8 +134,8 @@ def test_the_first_silence_is_asked_again_at_once_the_second_lets_others_go_firs
 
 
 def test_missing_blobs_come_back_after_pauses_that_grow_to_a_minute_for_ever(tmp_path):
-    desired, blobs = offer(content(chunks=1, tail=1))
-    talk = Conversation(tmp_path / "p", desired, {})
+    payload, blobs = offer(content(chunks=1, tail=1))
+    talk = Conversation(tmp_path / "p", payload, {})
     times = [second for second in range(1200) if talk.turn(1.0)]
     gaps = [after - before for before, after in itertools.pairwise(times)]
     assert gaps[0] == ANSWER_S
@@ -147,8 +148,8 @@ def test_missing_blobs_come_back_after_pauses_that_grow_to_a_minute_for_ever(tmp
 
 
 def test_a_slow_link_is_not_asked_twice_for_what_is_on_its_way(tmp_path):
-    desired, blobs = offer(content())
-    talk = Conversation(tmp_path / "p", desired, {desired.index[0]: blobs[desired.index[0]]})
+    payload, blobs = offer(content())
+    talk = Conversation(tmp_path / "p", payload, {payload.index[0]: blobs[payload.index[0]]})
     window = talk.turn()[1:]
     for digest in window:  # one every 2 s, so the last comes long after ANSWER_S
         assert not set(talk.turn(2.0)) & set(window)
@@ -156,8 +157,8 @@ def test_a_slow_link_is_not_asked_twice_for_what_is_on_its_way(tmp_path):
 
 
 def test_a_link_slower_than_the_bound_stretches_it(tmp_path):
-    desired, blobs = offer(content())
-    talk = Conversation(tmp_path / "p", desired, {desired.index[0]: blobs[desired.index[0]]}, 1)
+    payload, blobs = offer(content())
+    talk = Conversation(tmp_path / "p", payload, {payload.index[0]: blobs[payload.index[0]]}, 1)
     (first,) = talk.turn()[1:]
     talk.turn(ANSWER_S)
     talk.now_ns += round(2.9e9)
@@ -169,8 +170,8 @@ def test_a_link_slower_than_the_bound_stretches_it(tmp_path):
 
 
 def test_a_lost_connection_is_nobodys_silence(tmp_path):
-    desired, blobs = offer(content())
-    talk = Conversation(tmp_path / "p", desired, {desired.index[0]: blobs[desired.index[0]]})
+    payload, blobs = offer(content())
+    talk = Conversation(tmp_path / "p", payload, {payload.index[0]: blobs[payload.index[0]]})
     window = talk.turn()[1:]
     for _ in range(5):
         talk.fetch.lost()
@@ -179,9 +180,9 @@ def test_a_lost_connection_is_nobodys_silence(tmp_path):
 
 
 def test_a_wrong_answer_is_asked_again_later_and_refused_when_it_stays_wrong(tmp_path):
-    desired, blobs = offer(content())
+    payload, blobs = offer(content())
     bad = sha(content()[:CHUNK])
-    talk = Conversation(tmp_path / "p", desired, {**blobs, bad: b"rubbish"})
+    talk = Conversation(tmp_path / "p", payload, {**blobs, bad: b"rubbish"})
     for _ in range(WRONG_MAX - 1):
         talk.turn(60.0)
     with pytest.raises(BundleError, match="chunk 0 came 5 times"):
@@ -191,9 +192,9 @@ def test_a_wrong_answer_is_asked_again_later_and_refused_when_it_stays_wrong(tmp
 
 
 def test_a_wrong_answer_that_is_put_right_is_forgiven(tmp_path):
-    desired, blobs = offer(content())
+    payload, blobs = offer(content())
     bad = sha(content()[:CHUNK])
-    talk = Conversation(tmp_path / "p", desired, {**blobs, bad: b"rubbish"})
+    talk = Conversation(tmp_path / "p", payload, {**blobs, bad: b"rubbish"})
     talk.turn()
     talk.blobs = blobs
     talk.turn(ANSWER_S)
@@ -201,8 +202,8 @@ def test_a_wrong_answer_that_is_put_right_is_forgiven(tmp_path):
 
 
 def test_answers_that_nobody_asked_for_are_kept_when_they_are_missing(tmp_path):
-    desired, blobs = offer(content())
-    talk = Conversation(tmp_path / "p", desired, {desired.index[0]: blobs[desired.index[0]]}, 1)
+    payload, blobs = offer(content())
+    talk = Conversation(tmp_path / "p", payload, {payload.index[0]: blobs[payload.index[0]]}, 1)
     talk.turn()
     for digest, blob in blobs.items():
         talk.fetch.take(digest, blob, talk.now_ns)
@@ -212,27 +213,38 @@ def test_answers_that_nobody_asked_for_are_kept_when_they_are_missing(tmp_path):
     assert talk.subscribed == set()
 
 
+def announced(payload, size):
+    return Desired(
+        revision=1,
+        model="motion",
+        version="1.0.0",
+        sha256="0" * 64,
+        bytes=size,
+        payloads=(payload,),
+    )
+
+
 @pytest.mark.parametrize(
-    ("change", "reason"),
+    ("change", "size", "reason"),
     [
-        ({"bytes": 2001}, "bundle_bytes_max"),
-        ({"chunk_bytes": 1}, "chunks of 1 bytes"),
-        ({"chunk_bytes": CHUNK_BYTES + 1}, "chunks of"),
-        ({"index": ()}, "0 index blobs"),
-        ({"index": ("0" * 64,) * 2}, "2 index blobs"),
+        ({}, 2001, "bundle_bytes_max"),
+        ({"chunk_bytes": 1}, 900, "chunks of 1 bytes"),
+        ({"chunk_bytes": CHUNK_BYTES + 1}, 900, "chunks of"),
+        ({"index": ()}, 900, "0 index blobs"),
+        ({"index": ("0" * 64,) * 2}, 900, "2 index blobs"),
+        ({"bytes": 10_000_000}, 900, "a payload of 10000000 bytes"),
     ],
 )
-def test_announced_sizes_that_make_no_sense_are_not_tried(change, reason):
-    desired, _ = offer(content(chunks=3))
-    assert announced_fault(desired, 2000) is None
-    fields = {name: getattr(desired, name) for name in desired.__struct_fields__} | change
-    assert reason in announced_fault(Desired(**fields), 2000)
+def test_announced_sizes_that_make_no_sense_are_not_tried(change, size, reason):
+    payload, _ = offer(content(chunks=3))
+    assert announced_fault(announced(payload, 900), 2000) is None
+    changed = msgspec.structs.replace(payload, **change)
+    assert reason in announced_fault(announced(changed, size), 2000)
 
 
 def test_an_index_for_another_size_is_refused(tmp_path):
-    desired, blobs = offer(content())
-    fields = {name: getattr(desired, name) for name in desired.__struct_fields__}
-    other = Desired(**fields | {"bytes": desired.bytes + CHUNK})
+    payload, blobs = offer(content())
+    other = msgspec.structs.replace(payload, bytes=payload.bytes + CHUNK)
     with pytest.raises(BundleError, match="the chunk list has"):
         Conversation(tmp_path / "p", other, blobs).turn()
 
@@ -241,20 +253,44 @@ def test_a_chunk_that_cannot_belong_where_the_list_puts_it_is_refused(tmp_path):
     data = content(chunks=2, tail=0)
     blob = b"short"
     listing = hashlib.sha256(data[:CHUNK]).digest() + hashlib.sha256(blob).digest()
-    desired, _ = offer(data)
-    fields = {name: getattr(desired, name) for name in desired.__struct_fields__}
-    other = Desired(**fields | {"index": (sha(listing),)})
+    payload, _ = offer(data)
+    other = msgspec.structs.replace(payload, index=(sha(listing),))
     blobs = {sha(b): b for b in (listing, data[:CHUNK], blob)}
     with pytest.raises(BundleError, match="chunk 1 has 5 bytes"):
         Conversation(tmp_path / "p", other, blobs).turn()
 
 
+def test_no_more_is_asked_for_than_the_rate_allows(tmp_path):
+    payload, blobs = offer(content(chunks=40, tail=0))
+    talk = Conversation(tmp_path / "p", payload, blobs)
+    talk.fetch = Fetch(talk.partial, answer_s=ANSWER_S, bytes_per_s=4 * CHUNK)
+    talk.turn()
+    for second in range(1, 10):
+        talk.turn(1.0)
+        assert len(talk.asked) - 1 <= 4 * second + 1
+    while not talk.partial.complete:
+        talk.turn(1.0)
+    assert talk.partial.file.read_bytes() == content(chunks=40, tail=0)
+
+
+def test_a_blob_that_is_surely_absent_is_asked_for_later(tmp_path):
+    payload, blobs = offer(content(chunks=1, tail=1))
+    talk = Conversation(tmp_path / "p", payload, {payload.index[0]: blobs[payload.index[0]]}, 1)
+    first = talk.turn()[-1]
+    talk.fetch.absent(first, talk.now_ns)
+    assert first not in talk.turn()
+    talk.blobs |= blobs
+    while not talk.partial.complete:
+        talk.turn(ANSWER_S)
+    assert talk.asked.count(first) == 2
+
+
 # --- resuming ------------------------------------------------------------------------------------
 
 
-def some(blobs, desired, data, n):
+def some(blobs, payload, data, n):
     """The index and the first n chunks alone."""
-    kept = {sha(data[i * CHUNK : (i + 1) * CHUNK]) for i in range(n)} | set(desired.index)
+    kept = {sha(data[i * CHUNK : (i + 1) * CHUNK]) for i in range(n)} | set(payload.index)
     return {digest: blob for digest, blob in blobs.items() if digest in kept}
 
 
@@ -262,9 +298,9 @@ def some(blobs, desired, data, n):
 def test_a_kill_costs_at_most_the_chunks_since_the_last_sync(tmp_path_factory, arrived):
     folder = tmp_path_factory.mktemp("partials") / "p"
     data = content()
-    desired, blobs = offer(data)
-    Conversation(folder, desired, some(blobs, desired, data, arrived)).turn()  # never closed
-    talk = Conversation(folder, desired, blobs)
+    payload, blobs = offer(data)
+    Conversation(folder, payload, some(blobs, payload, data, arrived)).turn()  # never closed
+    talk = Conversation(folder, payload, blobs)
     talk.turn()
     assert talk.partial.file.read_bytes() == data
     assert len(talk.asked) == 41 - arrived // SYNC_N * SYNC_N
@@ -272,25 +308,25 @@ def test_a_kill_costs_at_most_the_chunks_since_the_last_sync(tmp_path_factory, a
 
 def test_an_orderly_stop_costs_nothing(tmp_path):
     data = content()
-    desired, blobs = offer(data)
-    talk = Conversation(tmp_path / "p", desired, some(blobs, desired, data, 21))
+    payload, blobs = offer(data)
+    talk = Conversation(tmp_path / "p", payload, some(blobs, payload, data, 21))
     talk.turn()
     talk.partial.sync()
     talk.partial.close()
-    talk = Conversation(tmp_path / "p", desired, blobs)
+    talk = Conversation(tmp_path / "p", payload, blobs)
     talk.turn()
     assert len(talk.asked) == 41 - 21
 
 
 def test_chunks_that_are_marked_and_not_there_are_fetched_again(tmp_path):
     data = content()
-    desired, blobs = offer(data)
-    talk = Conversation(tmp_path / "p", desired, blobs)
+    payload, blobs = offer(data)
+    talk = Conversation(tmp_path / "p", payload, blobs)
     talk.turn()
     with talk.partial.file.open("r+b") as file:
         file.seek(5 * CHUNK)
         file.write(bytes(2 * CHUNK))
-    talk = Conversation(tmp_path / "p", desired, blobs)
+    talk = Conversation(tmp_path / "p", payload, blobs)
     assert list(talk.partial.missing.values()) == ["chunk 5", "chunk 6"]
     talk.turn()
     assert talk.partial.file.read_bytes() == data
@@ -300,31 +336,31 @@ def test_chunks_that_are_marked_and_not_there_are_fetched_again(tmp_path):
 @pytest.mark.parametrize("damage", [b"", b"\xff" * 7])
 def test_damaged_bookkeeping_costs_fetching_and_no_more(tmp_path, name, damage):
     data = content()
-    desired, blobs = offer(data)
-    Conversation(tmp_path / "p", desired, some(blobs, desired, data, 30)).turn()
+    payload, blobs = offer(data)
+    Conversation(tmp_path / "p", payload, some(blobs, payload, data, 30)).turn()
     (tmp_path / "p" / name).write_bytes(damage)
-    talk = Conversation(tmp_path / "p", desired, blobs)
+    talk = Conversation(tmp_path / "p", payload, blobs)
     talk.turn()
     assert talk.partial.file.read_bytes() == data
 
 
 def test_a_bundle_that_is_cut_anew_into_other_chunks_is_fetched_anew(tmp_path):
     data = content()
-    desired, blobs = offer(data)
-    Conversation(tmp_path / "p", desired, some(blobs, desired, data, 30)).turn()
-    desired, blobs = offer(data, chunk_bytes=1000)
-    talk = Conversation(tmp_path / "p", desired, blobs)
+    payload, blobs = offer(data)
+    Conversation(tmp_path / "p", payload, some(blobs, payload, data, 30)).turn()
+    payload, blobs = offer(data, chunk_bytes=1000)
+    talk = Conversation(tmp_path / "p", payload, blobs)
     talk.turn()
     assert talk.partial.file.read_bytes() == data
 
 
 def test_a_disk_without_room_says_so_and_is_not_filled(tmp_path):
     data = content()
-    desired, blobs = offer(data)
-    partial = Partial(tmp_path / "p", desired, room_bytes=2**60)
+    payload, blobs = offer(data)
+    partial = Partial(tmp_path / "p", payload, room_bytes=2**60)
     with pytest.raises(StorageError, match="bytes are free"):
-        partial.put(desired.index[0], blobs[desired.index[0]])
+        partial.put(payload.index[0], blobs[payload.index[0]])
     assert partial.file.stat().st_size == 0
-    talk = Conversation(tmp_path / "p", desired, blobs)  # room has been made
+    talk = Conversation(tmp_path / "p", payload, blobs)  # room has been made
     talk.turn()
     assert talk.partial.file.read_bytes() == data

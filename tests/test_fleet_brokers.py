@@ -21,6 +21,7 @@ from edge_agent.config import BrokerConfig
 from edge_agent.contract.chunks import cut
 from edge_agent.contract.messages import Ack, Batch, Decision, Desired, decode, encode, with_seq
 from edge_agent.contract.topics import Topics
+from edge_agent.encoding import compress
 from edge_agent.fleet.parcel import Target, read_parcel
 from edge_agent.fleet.publish import Publisher
 from edge_agent.fleet.session import open_session
@@ -32,7 +33,8 @@ pytest_plugins = ("brokers",)
 TOPICS = Topics("edge")
 DEADLINE_S = 60.0
 BUNDLE = make_bundle(padding=4_000_000)
-BLOBS = {TOPICS.blob(digest): data for digest, data in cut(BUNDLE).blobs.items()}
+WHOLE = cut(compress(BUNDLE), "zstd")
+BLOBS = {TOPICS.blob(digest): data for digest, data in WHOLE.blobs.items()}
 
 
 @pytest.fixture(params=["mosquitto", "nats"])

@@ -76,7 +76,9 @@ def test_every_command_shows_an_example_and_explains_every_option(command):
         (("status", "--broker", "http://x"), 2, "mqtt://HOST"),
         (("status", "--broker", NOWHERE, "--prefix", "a/#"), 2, "prefix"),
         (("status", "--device", "a b"), 2, "--device"),
-        (("publish", __file__, "--to", "pi-1"), 3, "not a bundle"),
+        (("publish", __file__, "--to", "pi-1", "--unsigned"), 3, "not a bundle"),
+        (("publish", __file__, "--to", "pi-1"), 2, "EDGE_FLEET_REPO"),
+        (("refresh", "--repo", "/none"), 2, "edge-fleet init"),
         (("publish", __file__, "--to", "pi 1"), 2, "device 'pi 1'"),
         (("publish", __file__), 2, "--to"),
         (("collect", "--to", "/none/x.db"), 6, "create it first"),
@@ -170,7 +172,8 @@ def test_publish_draws_its_progress_on_a_terminal(mosquitto_broker, tmp_path):
     path = tmp_path / "m.bundle"
     path.write_bytes(make_bundle(padding=100_000))
     drawn, _ = on_a_terminal(
-        *("publish", str(path), "--to", "pi-1", "--wait", "0", "--broker", mosquitto_broker.url),
+        *("publish", str(path), "--to", "pi-1", "--unsigned", "--wait", "0"),
+        *("--broker", mosquitto_broker.url),
         until=b"published",
     )
     assert "blobs, 100 %" in drawn
@@ -181,7 +184,8 @@ def test_a_refusal_has_an_exit_code_of_its_own(mosquitto_broker, tmp_path):
     path.write_bytes(make_bundle(name="sound"))
     retain(mosquitto_broker, TOPICS.status("pi-1"), encode(status()))
     done = edge_fleet(
-        "publish", path, "--to", "pi-1", "--wait", "20", "--json", "--broker", mosquitto_broker.url
+        *("publish", path, "--to", "pi-1", "--unsigned", "--wait", "20", "--json"),
+        *("--broker", mosquitto_broker.url),
     )
     assert done.returncode == EXIT_REFUSED
     assert json.loads(done.stdout)["devices"][0]["state"] == "refused"
@@ -192,7 +196,8 @@ def test_an_unanswered_publish_says_so_and_succeeds(mosquitto_broker, tmp_path):
     path = tmp_path / "m.bundle"
     path.write_bytes(make_bundle())
     done = edge_fleet(
-        "publish", path, "--to", "pi-1", "--wait", "0.5", "--broker", mosquitto_broker.url
+        *("publish", path, "--to", "pi-1", "--unsigned", "--wait", "0.5"),
+        *("--broker", mosquitto_broker.url),
     )
     assert done.returncode == 0
     assert "1 not yet answered" in done.stdout

@@ -19,6 +19,7 @@ from edge_agent.contract.messages import (
     with_seq,
 )
 from edge_agent.contract.topics import Topics
+from edge_agent.encoding import compress
 from edge_agent.fleet.parcel import Target, read_parcel
 from edge_agent.fleet.publish import Publisher
 from edge_agent.fleet.session import Session
@@ -28,7 +29,8 @@ TOPICS = Topics("edge")
 DESIRED = TOPICS.desired_for_device("pi-1", "motion")
 NOW = 1_700_000_000.0
 BUNDLE = make_bundle(padding=500_000)
-BLOBS = {TOPICS.blob(digest): data for digest, data in cut(BUNDLE).blobs.items()}
+WHOLE = cut(compress(BUNDLE), "zstd")
+BLOBS = {TOPICS.blob(digest): data for digest, data in WHOLE.blobs.items()}
 
 
 class Operator:
@@ -128,7 +130,7 @@ def test_every_blob_and_the_desired_state_are_retained(tmp_path):
         len(BUNDLE),
         "motion",
     )
-    assert wanted.index == cut(BUNDLE).index
+    assert wanted.payloads == (WHOLE.payload,)
     assert (report.blobs, report.uploaded, report.held, report.repeated) == (len(BLOBS),) * 2 + (
         0,
         0,
@@ -226,8 +228,7 @@ def test_the_revision_is_above_every_other_one_of_the_model(tmp_path, topic):
         version="1",
         sha256="0" * 64,
         bytes=1,
-        chunk_bytes=1,
-        index=(),
+        payloads=(WHOLE.payload,),
     )
     broker.retained[topic] = encode(before)
     broker.retained[TOPICS.desired_for_device("pi-3", "motion")] = b"not json"

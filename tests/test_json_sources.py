@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections.abc import Iterator
@@ -19,11 +20,13 @@ from edge_agent.clock import SystemClock
 from edge_agent.config import BrokerConfig
 from edge_agent.contract.errors import ConfigError, SourceError
 from edge_agent.link import Up
+from edge_agent.mqtt import MqttLink
 from edge_agent.sources import make_source
-from edge_agent.sources.json_rows import RowDecoder
+from edge_agent.sources.json_rows import Row, RowDecoder
 from edge_agent.sources.jsonl import JsonlConfig, JsonlSource
-from edge_agent.sources.mqtt import MqttConfig, MqttSource, link_to
+from edge_agent.sources.mqtt import MqttConfig, MqttSource, line_to
 from edge_agent.testing.broker import SimulatedBroker
+from edge_agent.testing.line import SimulatedLine
 
 if TYPE_CHECKING:
     from brokers import Broker
@@ -32,6 +35,11 @@ pytest_plugins = ("brokers",)
 
 
 # --- JSON readings -------------------------------------------------------------------------------
+
+
+def given_values(row: Row) -> list[float | None]:
+    """A row with None for what was not given: NaN equals nothing."""
+    return [None if math.isnan(value) else value for value in row]
 
 
 @pytest.mark.parametrize(
@@ -50,7 +58,9 @@ pytest_plugins = ("brokers",)
 )
 def test_a_reading_as_json(text: bytes, want: list[float | None]) -> None:
     decoder = RowDecoder(("a", "b"))
-    assert decoder.row(text) == want
+    row = decoder.row(text)
+    assert row is not None
+    assert given_values(row) == want
     assert decoder.faults == {"torn": 0, "malformed": 0}
 
 
@@ -93,7 +103,8 @@ def test_any_bytes_are_rows_or_counted(text: bytes) -> None:
 
 def test_several_readings_in_one_text_fail_one_by_one() -> None:
     decoder = RowDecoder(("a", "b"))
-    assert decoder.rows(b'[[1,2],{"b":3},[4],["x",1],[nan,5]]') == [
+    rows = decoder.rows(b'[[1,2],{"b":3},[4],["x",1],[nan,5]]')
+    assert [given_values(row) for row in rows] == [
         [1.0, 2.0],
         [None, 3.0],
         [None, 5.0],
@@ -209,7 +220,7 @@ def test_jsonl_without_standard_input_says_so() -> None:
 
 def mqtt(broker: SimulatedBroker, **options: object) -> MqttSource:
     config = msgspec.convert({"type": "mqtt", "topic": "s/+", **options}, MqttConfig)
-    return MqttSource(config, ("a", "b"), make_link=broker.link)
+    return MqttSource(config, ("a", "b"), line=SimulatedLine(broker))
 
 
 def test_mqtt_takes_one_or_many_readings_a_message() -> None:
@@ -308,7 +319,7 @@ def test_mqtt_against_a_real_broker_over_its_restart(mosquitto_broker: Broker) -
         broker=config,
         clock=SystemClock(),
     )
-    sender = link_to(config)
+    sender = MqttLink(config, client_id="sender")
     port = sender.port("sender")
     out = np.empty((4, 2), np.float32)
 
@@ -333,7 +344,7 @@ def test_mqtt_without_its_password_file_is_a_source_error(tmp_path: Path) -> Non
     broker = BrokerConfig(
         url="mqtt://127.0.0.1:1", username="me", password_file=str(tmp_path / "none")
     )
-    source = MqttSource(MqttConfig(topic="t"), ("a",), make_link=lambda: link_to(broker))
+    source = MqttSource(MqttConfig(topic="t"), ("a",), line=line_to(broker))
     with pytest.raises(SourceError, match="none"):
         source.open()
     source.close()

@@ -23,7 +23,7 @@ from edge_agent.config import DecideConfig, PipelineConfig
 from edge_agent.contract.bundle import parse_bundle
 from edge_agent.contract.errors import BundleError, SourceError
 from edge_agent.contract.manifest import Channel, DecideSpec
-from edge_agent.contract.messages import Decision, Record, decode, encode
+from edge_agent.contract.messages import Decision, RawWindow, Record, decode, encode
 from edge_agent.infer import Model
 from edge_agent.pipeline import Pipeline
 from edge_agent.sources.simulated import SimulatedConfig
@@ -96,6 +96,7 @@ class Bench:
         **config: object,
     ) -> None:
         self.offered: list[Decision] = []
+        self.raw: list[RawWindow] = []
         self.dispatched: list[Decision] = []
         self.on_offer: Callable[[Decision], object] = id
         self.stop = threading.Event()
@@ -110,6 +111,9 @@ class Bench:
         )
 
     def _offer(self, record: Record) -> None:
+        if isinstance(record, RawWindow):
+            self.raw.append(record)
+            return
         assert isinstance(record, Decision)
         self.offered.append(record)
         self.on_offer(record)
@@ -183,6 +187,22 @@ def test_recording_only_what_fired():
     assert bench.counts["recorded"] == bench.counts["fired"] == 2
     assert bench.counts["windows"] == 4
     assert bench.pipeline.status().last_label == "move"
+
+
+@pytest.mark.parametrize(
+    ("raw", "readings"), [("none", []), ("fired", [2, 4]), ("window", [2, 3, 4])]
+)
+def test_the_readings_behind_a_decision_are_recorded_when_asked_for(
+    raw: str, readings: list[int]
+) -> None:
+    source = Script(block(0, 0, 1, 1))
+    bench = Bench(source, model=model(length=2), record_raw=raw).run()
+    assert [window.reading for window in bench.raw] == readings
+    for window in bench.raw:
+        assert window.shape == (2, 2)
+        expected = block(0, 0, 1, 1)[window.reading - 2 : window.reading]
+        assert window.data == expected.astype("<f4").tobytes()
+        assert decode(encode(window), RawWindow) == window
 
 
 def test_the_pipeline_s_settings_override_the_bundle_s():

@@ -11,6 +11,7 @@ GOOD = """\
 device: pi
 data_dir: data
 broker: {url: "mqtt://localhost"}
+update: {root_file: root.json}
 pipelines:
   - name: motion
     model: motion
@@ -35,19 +36,19 @@ def test_a_good_file_is_read_with_its_defaults(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "place", "text"),
     [
-        ("path: x", "pth: x", "8:28", "there is no field 'pth' here; did you mean 'path'?"),
-        ("type: replay", "type: repaly", "8:20", "known are jsonl, mqtt, replay, simulated"),
+        ("path: x", "pth: x", "9:28", "there is no field 'pth' here; did you mean 'path'?"),
+        ("type: replay", "type: repaly", "9:20", "known are follow, iio, jsonl, mqtt"),
         ("device: pi", "device: 007", "1:9", "put the value in quotes"),
         ("device: pi", "device: pi\ndevice: pi", "2:1", "'device' is given twice"),
         ("device: pi", "device: pi\non: 1", "2:1", "put it in quotes"),
         ("data_dir: data", "", "1:1", "missing required field `data_dir`"),
-        ("[ax, ay]", "[]", "7:15", "length >= 1"),
-        ("[ax, ay]", "[ax, ax]", "7:15", "a channel is given twice"),
+        ("[ax, ay]", "[]", "8:15", "length >= 1"),
+        ("[ax, ay]", "[ax, ax]", "8:15", "a channel is given twice"),
         ("device: pi", "device: pi.kitchen", "1:9", "letters, digits"),
         ("mqtt://localhost", "http://localhost", "3:15", "give the broker as mqtt://HOST"),
         ("mqtt://localhost", "mqtt://me:secret@localhost", "3:15", "does not belong in it"),
-        ("  - name: motion", "  - name: a b", "5:11", "pipeline 'a b' must be"),
-        ("    model", "\tmodel", "6:1", "indent with spaces"),
+        ("  - name: motion", "  - name: a b", "6:11", "pipeline 'a b' must be"),
+        ("    model", "\tmodel", "7:1", "indent with spaces"),
     ],
 )
 def test_each_mistake_has_its_line_and_column(

@@ -22,6 +22,7 @@ from edge_agent.sources.simulated import SimulatedConfig, SimulatedSource
 from edge_agent.testing.broker import SimulatedBroker
 from edge_agent.testing.clock import FakeClock
 from edge_agent.testing.conformance import check_source
+from edge_agent.testing.line import SimulatedLine
 
 
 def test_every_source_is_made_from_its_configuration(tmp_path: Path) -> None:
@@ -105,7 +106,7 @@ def test_mqtt_conforms() -> None:
     feeder = threading.Thread(target=feed)
     feeder.start()
     try:
-        check_source(lambda: MqttSource(config, ("a", "b"), make_link=broker.link), 2)
+        check_source(lambda: MqttSource(config, ("a", "b"), line=SimulatedLine(broker)), 2)
     finally:
         enough.set()
         feeder.join()

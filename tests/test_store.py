@@ -205,9 +205,9 @@ def snapshot(folder):
 
 def test_a_newer_store_is_refused_and_not_touched(tmp_path):
     Store(tmp_path / "store").install(OLD)
-    (tmp_path / "store" / "FORMAT").write_text("2\n")
+    (tmp_path / "store" / "FORMAT").write_text("3\n")
     before = snapshot(tmp_path)
-    with pytest.raises(StorageError, match="format 2"):
+    with pytest.raises(StorageError, match="format 3"):
         Store(tmp_path / "store")
     assert snapshot(tmp_path) == before
 
@@ -216,13 +216,13 @@ def test_a_newer_pointer_is_refused_and_not_touched(tmp_path):
     store = Store(tmp_path / "store")
     store.install(OLD)
     path = tmp_path / "store" / "models" / "motion.json"
-    path.write_bytes(json.dumps({"format": 2, "something": "else"}).encode())
+    path.write_bytes(json.dumps({"format": 3, "something": "else"}).encode())
     before = snapshot(tmp_path)
     for call in (store.pointer, store.repair):
-        with pytest.raises(StorageError, match="format 2"):
+        with pytest.raises(StorageError, match="format 3"):
             call("motion")
     for call in (store.collect, lambda: Store(tmp_path / "store")):
-        with pytest.raises(StorageError, match="format 2"):
+        with pytest.raises(StorageError, match="format 3"):
             call()
     assert snapshot(tmp_path) == before
 
@@ -232,7 +232,7 @@ def test_a_store_whose_format_is_lost_is_not_guessed_at(tmp_path, content):
     Store(tmp_path / "store")
     path = tmp_path / "store" / "FORMAT"
     path.write_text(content) if content is not None else path.unlink()
-    with pytest.raises(StorageError, match="write 1"):
+    with pytest.raises(StorageError, match="write 2"):
         Store(tmp_path / "store")
 
 
@@ -245,6 +245,7 @@ def test_the_committed_store_of_format_1_opens_and_goes_on(tmp_path):
     assert pointer.revision == 30
     assert store.read(pointer.current.sha256).manifest.version == "1.1.0"
     assert store.read(pointer.previous.sha256).manifest.version == "1.0.0"
+    assert (tmp_path / "store" / "FORMAT").read_text() == "2\n"
     store.install(NEWER)
     assert store.pointer("motion").previous.version == "1.1.0"
 

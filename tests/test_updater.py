@@ -9,11 +9,13 @@ import pytest
 from bundles import make_bundle
 
 from edge_agent.clock import SystemClock
-from edge_agent.config import PipelineConfig, UpdateConfig
+from edge_agent.config import PipelineConfig, TrialConfig, UpdateConfig
 from edge_agent.contract.bundle import parse_bundle
 from edge_agent.contract.errors import InferenceError, StorageError
 from edge_agent.contract.messages import Desired, encode
+from edge_agent.contract.release import Payload
 from edge_agent.contract.topics import CHUNK_BYTES, Topics
+from edge_agent.health import Health
 from edge_agent.pipeline import Pipeline
 from edge_agent.sources.simulated import SimulatedConfig, SimulatedSource
 from edge_agent.testing.broker import SimulatedBroker
@@ -23,7 +25,8 @@ from edge_agent.update.updater import TRANSITIONS, Updater
 
 TOPICS = Topics("edge")
 CHUNK = 512
-WAY = ["offered", "fetching", "verified", "probing", "staged", "committed"]
+WAY = ["offered", "fetching", "verified", "staged", "probing", "trial", "committed"]
+AT_ONCE = TrialConfig(seconds=0, windows_min=0)
 
 
 class Pipe:
@@ -32,6 +35,7 @@ class Pipe:
     def __init__(self, channels=("a", "b"), *, ready=True):
         self.channels, self.ready = channels, ready
         self.models, self.events, self.fault = [], [], None
+        self.found, self.shadow = Health(), None
 
     def misfit(self, manifest):
         got = tuple(channel.name for channel in manifest.channels)
@@ -46,9 +50,22 @@ class Pipe:
             self.events[-1].set()
         return self.events[-1]
 
+    def exchange(self, load, back):
+        self.models.append(None)  # the old one is let go first
+        return self.swap(load())
+
+    def withdraw(self):
+        self.models.append(None)
+
+    def accompany(self, shadow):
+        self.shadow = shadow
+
+    def health(self):
+        return self.found
+
     @property
     def version(self):
-        return self.models[-1].manifest.version if self.models else None
+        return self.models[-1].manifest.version if any(self.models[-1:]) else None
 
 
 class Device:
@@ -58,7 +75,7 @@ class Device:
         self.folder, self.broker, self.clock = tmp_path / "store", broker, FakeClock()
         self.pipes = pipes or [Pipe()]
         self.targets = {"motion": self.pipes} | {model: [Pipe()] for model in others}
-        self.config = UpdateConfig(**config)
+        self.config = UpdateConfig(**{"unsigned": True, "trial": AT_ONCE} | config)
         self.records = []
         self.start()
 
@@ -68,6 +85,7 @@ class Device:
         self.store = Store(self.folder)
         self.updater = Updater(
             store=self.store,
+            trust=self.folder.parent / "trust",
             port=self.port,
             topics=TOPICS,
             device="pi-1",
@@ -120,6 +138,17 @@ def cut_small(data):
     return listing, pieces
 
 
+def payload_of(data):
+    """The bundle itself, in chunks that are small enough to count."""
+    return Payload(
+        encoding="raw",
+        sha256=sha(data),
+        bytes=len(data),
+        chunk_bytes=CHUNK,
+        index=(sha(cut_small(data)[0]),),
+    )
+
+
 def seed(broker, data):
     listing, pieces = cut_small(data)
     for blob in (listing, *pieces):
@@ -134,8 +163,7 @@ def desire(broker, data, revision, *, topic=None, **changes):
         "version": manifest.version,
         "sha256": sha(data),
         "bytes": len(data),
-        "chunk_bytes": CHUNK,
-        "index": (sha(cut_small(data)[0]),),
+        "payloads": (payload_of(data),),
     }
     topic = topic or TOPICS.desired_for_device("pi-1", "motion")
     broker.publish(topic, encode(Desired(**fields | changes)), retain=True)
@@ -228,10 +256,10 @@ def test_a_pipeline_that_does_not_answer_is_waited_for_and_named(tmp_path, broke
     slow = Pipe(ready=False)
     device = Device(tmp_path, broker, [Pipe(), slow])
     publish(broker, NEW, 5)
-    device.until("staged")
+    device.until("trial")
     device.turn(31.0)
-    assert device.latest.reason == "1 of 2 pipelines have not taken it yet"
-    assert device.store.pointer("motion").current.sha256 == sha(NEW)
+    assert device.latest.reason == "1 of 2 pipelines have not taken it"
+    assert device.store.pointer("motion").update.state == "trial"
     slow.events[0].set()
     device.until("committed")
 
@@ -239,8 +267,8 @@ def test_a_pipeline_that_does_not_answer_is_waited_for_and_named(tmp_path, broke
 def test_a_model_that_a_pipeline_cannot_run_is_taken_back(device, broker):
     device.pipes[0].fault = InferenceError("the model answered nan")
     publish(broker, NEW, 5)
-    assert device.until("refused").reason == "the model answered nan"
-    assert device.states == [*WAY[:-1], "refused"]
+    assert device.until("rolled_back").reason == "the model answered nan"
+    assert device.states == [*WAY[:-1], "rolled_back"]
     device.restart()
     assert device.updater.initial("motion").manifest.version == "1.0.0"
     assert device.store.pointer("motion").revision == 5
@@ -509,7 +537,7 @@ def refused(device):
 def test_a_golden_mismatch_is_refused(device, broker):
     publish(broker, make_bundle(version="1.1.0", wrong_golden=True), 5)
     assert "golden vector 0" in refused(device).reason
-    assert device.states == ["offered", "fetching", "verified", "probing", "refused"]
+    assert device.states == ["offered", "fetching", "verified", "staged", "probing", "refused"]
 
 
 def test_other_channels_are_refused(device, broker):
@@ -520,15 +548,13 @@ def test_other_channels_are_refused(device, broker):
 def test_a_newer_agents_bundle_is_refused(device, broker):
     data = make_bundle(version="1.1.0", agent_min="99.0.0")
     seed(broker, data)
-    listing, _ = cut_small(data)
     fields = Desired(
         revision=5,
         model="motion",
         version="1.1.0",
         sha256=sha(data),
         bytes=len(data),
-        chunk_bytes=CHUNK,
-        index=(sha(listing),),
+        payloads=(payload_of(data),),
     )
     broker.publish(TOPICS.desired_for_device("pi-1", "motion"), encode(fields), retain=True)
     assert "needs agent 99.0.0" in refused(device).reason
@@ -536,7 +562,7 @@ def test_a_newer_agents_bundle_is_refused(device, broker):
 
 def test_a_wrong_digest_of_the_whole_is_refused(device, broker):
     publish(broker, NEW, 5, sha256=sha(NEWER))
-    assert "do not add up" in refused(device).reason
+    assert "does not give the announced digest" in refused(device).reason
 
 
 def test_a_blob_that_stays_wrong_is_refused(device, broker):
@@ -559,7 +585,7 @@ def test_an_oversized_bundle_is_refused_before_it_is_fetched(tmp_path, broker):
 
 
 def test_a_refused_bundle_is_tried_again_when_a_higher_revision_asks_for_it(device, broker):
-    publish(broker, NEW, 5, bytes=len(NEW) + 1, chunk_bytes=CHUNK)
+    publish(broker, NEW, 5, bytes=len(NEW) + 1)
     device.until("refused", seconds=5.0)
     publish(broker, NEW, 6)
     device.until("committed")
@@ -618,12 +644,12 @@ def test_two_damaged_bundles_mean_no_model_until_one_is_fetched(updated):
 def test_a_damaged_pointer_is_repaired_reported_and_made_good(updated):
     (updated.folder / "models" / "motion.json").write_bytes(b"\x00" * 50)
     updated.restart()
-    assert updated.updater.initial("motion").manifest.version == "1.0.0"
-    assert "the pointer is damaged" in updated.latest.reason
+    assert updated.updater.initial("motion").manifest.version == "1.1.0"  # on trial once more
+    assert "the pointer is damaged" in updated.records[0].reason
     updated.records.clear()
     asked = len(updated.blobs_asked())
     updated.until("committed")
-    assert updated.pipes[0].version == "1.1.0"
+    assert updated.store.pointer("motion").current.sha256 == sha(NEW)
     assert len(updated.blobs_asked()) == asked
 
 
@@ -638,8 +664,8 @@ def test_a_bundle_that_no_longer_fits_the_configuration_stays_and_does_not_run(u
 
 
 def test_a_newer_pointer_stops_the_start(updated):
-    (updated.folder / "models" / "motion.json").write_bytes(b'{"format":2}')
-    with pytest.raises(StorageError, match="format 2"):
+    (updated.folder / "models" / "motion.json").write_bytes(b'{"format":3}')
+    with pytest.raises(StorageError, match="format 3"):
         updated.restart()
 
 

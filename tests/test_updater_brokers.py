@@ -19,11 +19,12 @@ import pytest
 from bundles import make_bundle
 
 from edge_agent.clock import SystemClock
-from edge_agent.config import BrokerConfig, UpdateConfig
+from edge_agent.config import BrokerConfig, TrialConfig, UpdateConfig
 from edge_agent.contract.bundle import parse_bundle
 from edge_agent.contract.chunks import cut
 from edge_agent.contract.messages import Desired, encode
-from edge_agent.contract.topics import CHUNK_BYTES, Topics
+from edge_agent.contract.topics import Topics
+from edge_agent.health import Health
 from edge_agent.link import Published, Up
 from edge_agent.mqtt import MqttLink
 from edge_agent.update.store import Store
@@ -35,6 +36,7 @@ TOPICS = Topics("edge")
 DESIRED = TOPICS.desired_for_device("pi-1", "motion")
 DEADLINE_S = 60.0
 WINDOW_N = 10
+AT_ONCE = TrialConfig(seconds=0, windows_min=0)
 
 
 class Pipe:
@@ -48,6 +50,12 @@ class Pipe:
         taken.set()
         return taken
 
+    def accompany(self, shadow):
+        pass
+
+    def health(self):
+        return Health()
+
 
 @contextmanager
 def updating(url, folder, report):
@@ -55,13 +63,14 @@ def updating(url, folder, report):
     link = MqttLink(BrokerConfig(url=url), client_id=f"agent-{secrets.token_hex(4)}")
     updater = Updater(
         store=Store(folder),
+        trust=folder.parent / "trust",
         port=link.port("update"),
         topics=TOPICS,
         device="pi-1",
         groups=("hall",),
         targets={"motion": [Pipe()]},
         report=report,
-        config=UpdateConfig(answer_s=1.0),
+        config=UpdateConfig(unsigned=True, answer_s=1.0, trial=AT_ONCE),
         clock=SystemClock(),
     )
     stop = threading.Event()
@@ -107,10 +116,9 @@ def desired(data, revision):
         revision=revision,
         model="motion",
         version=parse_bundle(data).manifest.version,
-        sha256=whole.sha256,
+        sha256=whole.payload.sha256,
         bytes=len(data),
-        chunk_bytes=CHUNK_BYTES,
-        index=whole.index,
+        payloads=(whole.payload,),
     )
     return {DESIRED: encode(message)}
 
@@ -162,7 +170,7 @@ def test_a_broker_that_is_killed_and_lost_everything_is_seeded_again(tmp_path, m
         broker.restart()
         publish(broker, dict(parts) | desired(data, 5))
         wait(lambda: records[-1].state in {"committed", "refused"})
-    assert [r.state for r in records if r.state != "fetching"][-2:] == ["staged", "committed"]
+    assert [r.state for r in records if r.state != "fetching"][-2:] == ["trial", "committed"]
 
 
 def test_an_agent_that_is_killed_at_any_moment_ends_with_the_new_model(tmp_path, broker):
@@ -184,7 +192,7 @@ def test_an_agent_that_is_killed_at_any_moment_ends_with_the_new_model(tmp_path,
         wait(lambda: store.pointer("motion").current.version == "1.1.0")
         os.kill(child.pid, signal.SIGKILL)
     pointer = store.pointer("motion")
-    assert store.read(pointer.current.sha256).digest == cut(data).sha256
+    assert store.read(pointer.current.sha256).digest == cut(data).payload.sha256
     assert pointer.previous.version == "1.0.0"
 
 

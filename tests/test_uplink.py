@@ -538,7 +538,7 @@ def test_what_is_larger_than_a_publish_is_counted_and_said(make: Callable[..., R
 def test_what_the_cap_dropped_is_said_when_the_link_is_back(make: Callable[..., Rig]) -> None:
     rig = make(confirm="broker", settle_s=5, bytes_max=MIB)
     for _ in range(10):
-        rig.offer(1500)
+        rig.offer(1500, fired=True)  # rows of their own: others would fit, packed
     status = rig.uplink.status()
     assert status.dropped > 0
     assert status.file_bytes <= MIB
@@ -587,7 +587,7 @@ def test_a_full_disk_keeps_records_in_memory_and_is_got_over(make: Callable[...,
 
 def test_a_damaged_file_is_replaced_and_the_boot_goes_on(make: Callable[..., Rig]) -> None:
     rig = make(confirm="broker")
-    rig.offer(3000)
+    rig.offer(3000, fired=True)
     rig.uplink.close(0)
     with rig.path.open("r+b") as file:
         file.seek(30 * 4096)

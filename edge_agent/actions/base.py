@@ -10,6 +10,9 @@ from edge_agent.contract.messages import Decision
 Send = Callable[[str, bytes], None]
 """Hands a payload for a topic to the outbox; it takes microseconds and needs no connection."""
 
+Direct = Callable[[str, bytes, Send | None], bool]
+"""Sends a payload to a topic at once; see :meth:`edge_agent.link.Line.send`."""
+
 
 class Action(Protocol):
     """Does something when a decision has fired.

@@ -25,14 +25,21 @@ class ActionWorker:
 
     Args:
         actions: of one pipeline; they are closed with the worker.
+        stream: those among them, none blocking, that take decisions that did not fire, too.
         queue_n_max: firings of blocking actions that may wait.
         close_s: seconds that ``close`` lets them go on.
     """
 
     def __init__(
-        self, actions: Sequence[Action], *, queue_n_max: int = 100, close_s: float = 5.0
+        self,
+        actions: Sequence[Action],
+        *,
+        stream: Sequence[Action] = (),
+        queue_n_max: int = 100,
+        close_s: float = 5.0,
     ) -> None:
         self._actions = tuple(actions)
+        self._stream = tuple(stream)
         self._quick = tuple(action for action in actions if not action.blocking)
         self._blocking = tuple(action for action in actions if action.blocking)
         self._queue: SimpleQueue[tuple[Action, Decision] | None] = SimpleQueue()
@@ -52,11 +59,21 @@ class ActionWorker:
         with self._lock:
             return {**self._counts, "waiting_actions": self._queue.qsize()}
 
-    def dispatch(self, decision: Decision) -> None:
-        """Fire every action. The pipeline's thread; never waits, and no action's error comes out.
+    @property
+    def wants_all(self) -> bool:
+        """Whether :meth:`dispatch` is to be called for decisions that did not fire, too."""
+        return bool(self._stream)
 
-        Not to be called after :meth:`close`.
+    def dispatch(self, decision: Decision) -> None:
+        """Fire every action, or only the streaming ones when the decision did not fire.
+
+        The pipeline's thread; never waits, and no action's error comes out. Not to be called after
+        :meth:`close`.
         """
+        if not decision.fired:
+            for action in self._stream:
+                self._fire(action, decision)
+            return
         for action in self._quick:
             self._fire(action, decision)
         for action in self._blocking:

@@ -1,8 +1,8 @@
-"""How a bundle becomes content-addressed blobs of at most 48 KiB, and back.
+"""How a payload becomes content-addressed blobs of at most 48 KiB, and back.
 
-The bundle is cut into chunks; the chunk list is the concatenation of their raw SHA-256 digests,
-itself cut into index blobs. A desired state names the index blobs; whoever has those knows every
-chunk topic and can check every byte that arrives.
+The payload is cut into chunks; the chunk list is the concatenation of their raw SHA-256 digests,
+itself cut into index blobs. A payload's description names the index blobs; whoever has those knows
+every chunk topic and can check every byte that arrives.
 """
 
 from __future__ import annotations
@@ -13,43 +13,58 @@ from collections.abc import Iterator
 import msgspec
 
 from edge_agent.contract.errors import BundleError
-from edge_agent.contract.messages import Desired
+from edge_agent.contract.release import Encoding, Payload
 from edge_agent.contract.topics import CHUNK_BYTES
 
 _DIGEST_BYTES = 32
 
 
 class Cut(msgspec.Struct, frozen=True):
-    """A bundle cut into blobs.
+    """A payload cut into blobs.
 
     Attributes:
-        sha256: of the whole.
-        index: digests of the index blobs, in order.
+        payload: what is said of it.
         blobs: every blob once, by digest: index blobs first, then the chunks in order.
     """
 
-    sha256: str
-    index: tuple[str, ...]
+    payload: Payload
     blobs: dict[str, bytes]
 
 
-def cut(data: bytes) -> Cut:
-    """Cut the bytes of a bundle into blobs."""
-    chunks = {hashlib.sha256(chunk).hexdigest(): chunk for chunk in _pieces(data)}
-    digests = b"".join(hashlib.sha256(chunk).digest() for chunk in _pieces(data))
-    index = {hashlib.sha256(piece).hexdigest(): piece for piece in _pieces(digests)}
-    order = tuple(hashlib.sha256(piece).hexdigest() for piece in _pieces(digests))
-    return Cut(hashlib.sha256(data).hexdigest(), order, {**index, **chunks})
+def cut(data: bytes, encoding: Encoding = "raw", base: str = "") -> Cut:
+    """Cut the bytes of a payload into blobs.
+
+    Args:
+        data: the payload.
+        encoding: how it became what it is.
+        base: digest of the bundle that it starts from, if it does.
+    """
+    index, blobs = cut_blobs(b"".join(hashlib.sha256(chunk).digest() for chunk in _pieces(data)))
+    payload = Payload(
+        encoding=encoding,
+        base=base,
+        sha256=hashlib.sha256(data).hexdigest(),
+        bytes=len(data),
+        chunk_bytes=CHUNK_BYTES,
+        index=index,
+    )
+    return Cut(payload, {**blobs, **cut_blobs(data)[1]})
 
 
-def chunk_list(desired: Desired, index_blobs: list[bytes]) -> list[str]:
-    """The chunk digests of a bundle, in order, from its index blobs (each already checked).
+def cut_blobs(data: bytes) -> tuple[tuple[str, ...], dict[str, bytes]]:
+    """Cut any bytes: the digests of the pieces in order, and every piece once by its digest."""
+    order = tuple(hashlib.sha256(piece).hexdigest() for piece in _pieces(data))
+    return order, dict(zip(order, _pieces(data), strict=True))
+
+
+def chunk_list(payload: Payload, index_blobs: list[bytes]) -> list[str]:
+    """The chunk digests of a payload, in order, from its index blobs (each already checked).
 
     Raises:
         BundleError: the list does not have one digest for each chunk of the stated size.
     """
     joined = b"".join(index_blobs)
-    expected = -(-desired.bytes // desired.chunk_bytes)
+    expected = -(-payload.bytes // payload.chunk_bytes)
     if len(joined) != expected * _DIGEST_BYTES:
         raise BundleError(
             f"the chunk list has {len(joined)} bytes, {expected} chunks need "

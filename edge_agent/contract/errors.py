@@ -33,6 +33,10 @@ class InferenceError(EdgeError):
     exit_code = 5
 
 
+class NotFiniteError(InferenceError):
+    """The model answered NaN or infinity."""
+
+
 class StorageError(EdgeError):
     """The disk, the outbox or the model store cannot be used: whoever runs the device must act."""
 

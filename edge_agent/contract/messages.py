@@ -14,11 +14,20 @@ import msgspec
 
 from edge_agent.contract.errors import LinkError
 from edge_agent.contract.names import is_sha256, name_fault, version_fault
+from edge_agent.contract.release import Payload
 
 MESSAGE_SCHEMA: Final = 1
 
 UpdateState = Literal[
-    "offered", "fetching", "verified", "probing", "staged", "committed", "refused"
+    "offered",
+    "fetching",
+    "verified",
+    "staged",
+    "probing",
+    "trial",
+    "committed",
+    "rolled_back",
+    "refused",
 ]
 
 
@@ -37,11 +46,12 @@ class Stamp(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_f
     synced: bool = True
 
 
-class Decision(Stamp, frozen=True, kw_only=True, tag="decision"):
-    """One decided window.
+class Decision(Stamp, frozen=True, kw_only=True, tag="decision", gc=False):
+    """One decided window. It can be in no cycle, so the garbage collector need not look at it.
 
     Attributes:
         pipeline: name of the pipeline in the agent's configuration.
+        sensor: which of the pipeline's sensors; empty where there is one only.
         model: version of the bundle that decided.
         reading: how many readings the source had given when the window was complete, from 1.
         label: the model's own answer; empty for regression.
@@ -52,6 +62,7 @@ class Decision(Stamp, frozen=True, kw_only=True, tag="decision"):
     """
 
     pipeline: str
+    sensor: str = ""
     model: str
     reading: int
     label: str = ""
@@ -59,6 +70,22 @@ class Decision(Stamp, frozen=True, kw_only=True, tag="decision"):
     values: tuple[float, ...] = ()
     state: str = ""
     fired: bool = False
+
+
+class RawWindow(Stamp, frozen=True, kw_only=True, tag="window"):
+    """The readings of one decided window, to train the next model on.
+
+    Attributes:
+        pipeline: name of the pipeline in the agent's configuration.
+        reading: as in the :class:`Decision` on it.
+        shape: (length, channels).
+        data: reading after reading, as float32 with the lowest byte first; base64 on the wire.
+    """
+
+    pipeline: str
+    reading: int
+    shape: tuple[int, int]
+    data: bytes
 
 
 class Started(Stamp, frozen=True, kw_only=True, tag="started"):
@@ -101,7 +128,7 @@ class UpdateReport(Stamp, frozen=True, kw_only=True, tag="update"):
         sha256: digest of the bundle that is offered.
         revision: of the desired state that asked for it.
         state: the state that was entered.
-        reason: why, for ``refused``; before that, what it waits for, if it does; else empty.
+        reason: why it was refused or rolled back; before that, what it waits for, if it does.
     """
 
     model: str
@@ -137,7 +164,7 @@ class Metrics(Stamp, frozen=True, kw_only=True, tag="metrics"):
     rss_bytes: int
 
 
-Record = Decision | Started | Ledger | UpdateReport | Metrics
+Record = Decision | RawWindow | Started | Ledger | UpdateReport | Metrics
 
 
 class Batch(msgspec.Struct, frozen=True, kw_only=True):
@@ -234,6 +261,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
         boot: which start of the agent speaks.
         host: host name, to find a cloned SD card by.
         conflicts: ``BOOT on HOST`` of other live agents that use this device id.
+        trust: whose models it runs: ``signed``, ``unsigned``, empty for none, or what is wrong.
     """
 
     schema: int = MESSAGE_SCHEMA
@@ -252,18 +280,22 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     pipelines: tuple[PipelineStatus, ...] = ()
     outbox: OutboxStatus | None = None
     updates: tuple[UpdateReport, ...] = ()
+    trust: str = ""
 
 
 class Desired(msgspec.Struct, frozen=True, kw_only=True):
     """Which bundle a model should run. Of all that apply to a device, the highest revision wins.
+
+    On the broker it is only a hint to look at the signed metadata, which alone decide; what these
+    say has the same form. An agent that runs unsigned believes the broker's.
 
     Attributes:
         revision: rises with every publish and rollback; milliseconds since 1970.
         model: name in the bundle's manifest, and of the pipelines that it is for.
         sha256: of the whole bundle file.
         bytes: size of the whole bundle file.
-        chunk_bytes: size of every chunk but the last.
-        index: digests of the blobs whose concatenation is the chunk list: 32 raw bytes a chunk.
+        payloads: how it travels; the first needs no base.
+        start_within_s: devices begin at a stable random moment within so many seconds.
     """
 
     schema: int = MESSAGE_SCHEMA
@@ -272,19 +304,81 @@ class Desired(msgspec.Struct, frozen=True, kw_only=True):
     version: str
     sha256: str
     bytes: int
-    chunk_bytes: int
-    index: tuple[str, ...]
+    payloads: tuple[Payload, ...]
+    start_within_s: int = 0
 
     @property
     def fault(self) -> str | None:
         """The first contradiction in the message, or None."""
         if self.schema > MESSAGE_SCHEMA:
             return f"the desired state has schema {self.schema}: update the agent first"
-        if not all(is_sha256(digest) for digest in (self.sha256, *self.index)):
+        if not is_sha256(self.sha256):
             return "a digest is malformed"
-        if self.bytes < 1 or self.chunk_bytes < 1 or self.revision < 1:
-            return "bytes, chunk_bytes and revision must be at least 1"
-        return name_fault("model", self.model) or version_fault(self.version)
+        if self.bytes < 1 or self.revision < 1 or self.start_within_s < 0:
+            return "bytes and revision must be at least 1, start_within_s at least 0"
+        if not self.payloads or self.payloads[0].base:
+            return "the first payload must need no base"
+        faults = (payload.fault for payload in self.payloads)
+        return next(filter(None, faults), None) or (
+            name_fault("model", self.model) or version_fault(self.version)
+        )
+
+
+# --- bytes on request ----------------------------------------------------------------------------
+
+
+class IndexEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """One file of the signed metadata: the blobs whose concatenation it is."""
+
+    bytes: int
+    blobs: tuple[str, ...]
+
+
+class TrustIndex(msgspec.Struct, frozen=True, kw_only=True):
+    """Which blobs make up which file of the signed metadata. Nobody trusts it."""
+
+    schema: int = MESSAGE_SCHEMA
+    files: dict[str, IndexEntry]
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True):
+    """Things that a device wants, by their paths below a repository.
+
+    Attributes:
+        names: ``blob/SHA256`` and ``trust/FILE``, at most 64.
+    """
+
+    schema: int = MESSAGE_SCHEMA
+    names: tuple[str, ...]
+
+
+class Part(msgspec.Struct, frozen=True, kw_only=True):
+    """What stands before the bytes of an answer to a :class:`Request`.
+
+    Attributes:
+        name: what was asked for.
+        part: number of this part, from 0.
+        parts: how many there are; 0 says that there is no such thing.
+    """
+
+    name: str
+    part: int = 0
+    parts: int
+
+
+def encode_part(part: Part, content: bytes) -> bytes:
+    """One line of JSON, then the bytes."""
+    return msgspec.json.encode(part) + b"\n" + content
+
+
+def decode_part(data: bytes) -> tuple[Part, bytes]:
+    """The inverse of :func:`encode_part`.
+
+    Raises:
+        LinkError: it is none.
+    """
+    head, _, content = data.partition(b"\n")
+    return decode(head, Part), content
 
 
 T = TypeVar("T")

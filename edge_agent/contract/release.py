@@ -29,6 +29,9 @@ RELEASE_SCHEMA: Final = 1
 SCOPE_ALL: Final = "all"
 """The scope of bundles that every device may run; a group must not have this name."""
 
+ISSUED: Final = "edge-issued"
+"""Signed field of the timestamp: when it was made, in whole seconds since 1970."""
+
 Encoding = Literal["raw", "zstd", "zstd-prefix", "subtract"]
 """How a payload becomes the bundle file.
 
@@ -102,15 +105,15 @@ class Ring(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         salt: of a rollout, so that it is not always the same devices that go first.
-        share: 0 to 1.
+        share_ppm: in millionths: signed JSON has no fractions.
     """
 
     salt: str
-    share: float
+    share_ppm: int
 
     def holds(self, device: str) -> bool:
         """Whether a device belongs to it; a larger share of the same salt holds it too."""
-        return stable_fraction(f"{self.salt}/{device}") < self.share
+        return stable_fraction(f"{self.salt}/{device}") * 1_000_000 < self.share_ppm
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
@@ -129,15 +132,11 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     choice: Choice
     ring: Ring | None = None
     base: Choice | None = None
-    start_within_s: float = 0.0
+    start_within_s: int = 0
 
     def chosen(self, device: str) -> Choice | None:
         """What one device is to run; None for what it has."""
         return self.choice if self.ring is None or self.ring.holds(device) else self.base
-
-    def delay_s(self, device: str) -> float:
-        """When one device begins, in seconds from when it learns of the order."""
-        return self.start_within_s * stable_fraction(f"{self.revision}/{device}")
 
     @property
     def fault(self) -> str | None:

@@ -10,6 +10,9 @@ topic                                             retained  payload
 ``PREFIX/desired/device/DEVICE/MODEL``            yes       :class:`~.messages.Desired`
 ``PREFIX/desired/group/GROUP/MODEL``              yes       :class:`~.messages.Desired`
 ``PREFIX/blob/SHA256``                            yes       raw bytes with that digest, <= 48 KiB
+``PREFIX/trust/index``                            yes       :class:`~.messages.TrustIndex`
+``PREFIX/device/DEVICE/request``                  no        :class:`~.messages.Request`
+``PREFIX/device/DEVICE/response``                 no        :func:`~.messages.encode_part`
 ================================================  ========  ======================================
 """
 
@@ -65,8 +68,20 @@ class Topics(msgspec.Struct, frozen=True):
         """Retained content-addressed bytes: a chunk of a bundle, or a chunk of a chunk list."""
         return f"{self.prefix}/blob/{sha256}"
 
+    def trust_index(self) -> str:
+        """Retained hint which blobs make up which file of the signed metadata."""
+        return f"{self.prefix}/trust/index"
+
+    def request(self, device: str) -> str:
+        """Where one device (``+`` for all) asks for blobs and files."""
+        return f"{self.prefix}/device/{device}/request"
+
+    def response(self, device: str) -> str:
+        """Where one device is answered."""
+        return f"{self.prefix}/device/{device}/response"
+
     def device_of(self, topic: str) -> str | None:
-        """The device named in a status, records or ack topic; None for any other topic."""
+        """The device named in a topic of its own; None for any other topic."""
         head = f"{self.prefix}/device/"
         if not topic.startswith(head):
             return None

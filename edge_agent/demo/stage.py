@@ -16,7 +16,7 @@ from edge_agent.demo.programs import Program, StepError, console
 from edge_agent.demo.recording import RATE_HZ
 from edge_agent.demo.training import Version
 from edge_agent.demo.witness import Collected, Kept, look_into
-from edge_agent.demo.workshop import DEVICE, Desk, Say, write_config
+from edge_agent.demo.workshop import DEVICE, Desk, Say, sign_for, write_config
 
 _POLL_S: Final = 0.25
 _LINE_EVERY: Final = round(RATE_HZ)  # readings between two lines
@@ -52,6 +52,7 @@ class Stage:
         self._broker = LocalBroker(files.broker, files.logs, brokers)
         self._fleet = ("--broker", self._broker.url)
         write_config(files, self._broker.url)
+        sign_for(files)
         collect = console("edge-fleet", "collect", "--to", files.collected, "--json", *self._fleet)
         self._collector = Program("collector", collect, files.logs)
         self._agent = Program("agent", console("edge-agent", "run", files.config), files.logs)
@@ -99,7 +100,10 @@ class Stage:
             StepError: the device has not taken it.
         """
         bundle = self._desk.files.bundle(version)
-        command = console("edge-fleet", "publish", bundle, "--to", DEVICE, "--json", *self._fleet)
+        signed = ("--repo", self._desk.files.fleet, "--keys", self._desk.files.keys, "--yes")
+        command = console(
+            "edge-fleet", "publish", bundle, "--to", DEVICE, "--json", *signed, *self._fleet
+        )
         program = Program(f"publish-{version.number}", command, self._desk.files.logs)
         self._stack.callback(program.end)
         program.start()

@@ -26,6 +26,7 @@ VALIDATION: Final = (9, 10)
 _VALIDATION_FILE: Final = "validation.npz"
 _RECORDING_FILE: Final = "recording.csv"
 _MARK: Final = ".edge-agent-demo"
+_SIGN_S: Final = 30.0
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,6 +62,16 @@ class Files(msgspec.Struct, frozen=True):
     def broker(self) -> Path:
         """The broker's configuration and storage."""
         return self.out / "broker"
+
+    @property
+    def fleet(self) -> Path:
+        """The operator's signed repository."""
+        return self.out / "fleet"
+
+    @property
+    def keys(self) -> Path:
+        """The operator's offline keys; in real life on a stick, under a passphrase."""
+        return self.out / "keys"
 
     @property
     def device(self) -> Path:
@@ -156,12 +167,27 @@ pipelines:
     channels: [{", ".join(CHANNELS)}]
     source: {{type: replay, path: {files.recording.name}, rate_hz: {RATE_HZ:g}}}
     actions: [{{type: log}}]
+update:
+  root_file: {files.fleet.name}/root.json # models come from whom it leads to
+  trial: {{seconds: 2}}
 uplink: {{confirm: collector}} # a record may be forgotten when the collector has it
 status_s: 5
 metrics_s: 5
 """,
         encoding="utf-8",
     )
+
+
+def sign_for(files: Files) -> None:
+    """Make the operator's keys and signed repository.
+
+    Raises:
+        StepError: it could not be made.
+    """
+    options = ("--keys", files.keys, "--no-passphrase")
+    program = Program("init", console("edge-fleet", "init", files.fleet, *options), files.logs)
+    program.start()
+    program.wait(_SIGN_S)
 
 
 def _prepare(files: Files, plan: Plan, say: Say) -> Desk:
@@ -196,7 +222,7 @@ def _fresh(out: Path) -> Files:
     mark.touch()
     for file in out.glob(f"{files.collected.name}*"):
         file.unlink()
-    for folder in (files.device, files.broker, files.logs):
+    for folder in (files.device, files.broker, files.logs, files.fleet, files.keys):
         if folder.exists():
             shutil.rmtree(folder)
         folder.mkdir()

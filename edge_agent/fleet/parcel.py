@@ -7,14 +7,16 @@ from typing import Final
 
 import msgspec
 
-from edge_agent.contract.bundle import read_bundle
-from edge_agent.contract.chunks import Cut, cut
-from edge_agent.contract.errors import BundleError, ConfigError
-from edge_agent.contract.messages import Desired, Status
+from edge_agent.contract.chunks import Cut, cut, cut_blobs
+from edge_agent.contract.errors import ConfigError
+from edge_agent.contract.messages import Desired, IndexEntry, Status, TrustIndex
 from edge_agent.contract.names import name_fault
-from edge_agent.contract.topics import CHUNK_BYTES, Topics
+from edge_agent.contract.release import Approval, device_path, group_path
+from edge_agent.contract.topics import Topics
+from edge_agent.fleet.trust.release import make_release
 
 _GROUP_MARK: Final = "group:"
+Blobs = dict[str, bytes]  # by digest
 
 
 class Target(msgspec.Struct, frozen=True):
@@ -46,17 +48,33 @@ class Target(msgspec.Struct, frozen=True):
             return topics.desired_for_group(self.name, model)
         return topics.desired_for_device(self.name, model)
 
+    def path(self, model: str) -> str:
+        """Where the signed order stands."""
+        return (group_path if self.group else device_path)(self.name, model)
+
     def __str__(self) -> str:
         return f"{_GROUP_MARK}{self.name}" if self.group else self.name
 
 
-class Parcel(msgspec.Struct, frozen=True):
-    """A bundle that is ready to be published."""
+class Parcel(msgspec.Struct, frozen=True, kw_only=True):
+    """A bundle that is ready to be published.
+
+    Attributes:
+        sha256: of the bundle file.
+        bytes: size of the bundle file.
+        cuts: its payloads, the whole first.
+    """
 
     model: str
     version: str
+    sha256: str
     bytes: int
-    cut: Cut
+    cuts: tuple[Cut, ...]
+
+    @property
+    def blobs(self) -> Blobs:
+        """Every blob of every payload, by digest, in the order in which they are put out."""
+        return {digest: data for pieces in self.cuts for digest, data in pieces.blobs.items()}
 
     def desired(self, revision: int) -> Desired:
         """The desired state that asks for it."""
@@ -64,22 +82,57 @@ class Parcel(msgspec.Struct, frozen=True):
             revision=revision,
             model=self.model,
             version=self.version,
-            sha256=self.cut.sha256,
+            sha256=self.sha256,
             bytes=self.bytes,
-            chunk_bytes=CHUNK_BYTES,
-            index=self.cut.index,
+            payloads=tuple(pieces.payload for pieces in self.cuts),
         )
 
 
 def read_parcel(path: Path) -> Parcel:
-    """Read, check and cut a bundle file.
+    """Read, check, compress and cut a bundle file.
 
     Raises:
         BundleError: see :func:`edge_agent.contract.bundle.read_bundle`.
     """
-    bundle = read_bundle(path)
-    data = path.read_bytes()
-    pieces = cut(data)
-    if pieces.sha256 != bundle.digest:
-        raise BundleError(f"{path} changed while it was read: publish it again")
-    return Parcel(bundle.manifest.name, bundle.manifest.version, len(data), pieces)
+    release = make_release(path, {})
+    return Parcel(
+        model=release.manifest.name,
+        version=release.manifest.version,
+        sha256=release.sha256,
+        bytes=len(release.data),
+        cuts=tuple(pieces for pieces, _ in release.payloads),
+    )
+
+
+def approved_parcel(sha256: str, size: int, approval: Approval, files: dict[str, bytes]) -> Parcel:
+    """The parcel of a bundle that was approved.
+
+    Args:
+        sha256: of the bundle.
+        size: of the bundle.
+        approval: what was signed of it.
+        files: its payloads, by digest.
+    """
+    cuts = tuple(
+        cut(files[payload.sha256], payload.encoding, payload.base) for payload in approval.payloads
+    )
+    return Parcel(
+        model=approval.model, version=approval.version, sha256=sha256, bytes=size, cuts=cuts
+    )
+
+
+class TrustFiles(msgspec.Struct, frozen=True):
+    """Signed metadata, ready to be published: the index and the blobs that it names."""
+
+    index: TrustIndex
+    blobs: dict[str, bytes]
+
+
+def trust_files(files: dict[str, bytes]) -> TrustFiles:
+    """Cut files of metadata, by name, into blobs."""
+    entries, blobs = dict[str, IndexEntry](), dict[str, bytes]()
+    for name, data in files.items():
+        order, pieces = cut_blobs(data)
+        entries[name] = IndexEntry(bytes=len(data), blobs=order)
+        blobs |= pieces
+    return TrustFiles(TrustIndex(files=entries), blobs)

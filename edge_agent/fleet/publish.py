@@ -1,4 +1,4 @@
-"""Publishes a bundle: its blobs, then the desired state, then watches what the devices make of it.
+"""Publishes a bundle: its blobs, the signed metadata, the desired state; watches what devices do.
 
 The operator may leave as soon as the desired state can be read back. Until then, and as long as
 somebody waits for the devices' verdict, a broker that dies and forgets is given everything again.
@@ -16,9 +16,9 @@ from edge_agent.contract.errors import LinkError
 from edge_agent.contract.messages import Desired, Status, decode, encode
 from edge_agent.contract.topics import Topics
 from edge_agent.fleet.devices import read_status, read_statuses
-from edge_agent.fleet.parcel import Parcel, Target
+from edge_agent.fleet.parcel import Parcel, Target, TrustFiles
 from edge_agent.fleet.records import SEQ_MAX, parse_batch, update_of
-from edge_agent.fleet.seed import Progress, Seeded, seed
+from edge_agent.fleet.seed import Progress, Seeded, put_index, seed
 from edge_agent.fleet.session import ConnectionLostError, Session
 from edge_agent.fleet.verdicts import Verdict, Verdicts
 from edge_agent.link import Message
@@ -62,6 +62,8 @@ class Publisher:
         topics: names of the topics.
         parcel: what to publish.
         target: for whom.
+        trust: the signed metadata that order it; None for devices that run unsigned.
+        revision: of that order; unsigned, one above all that the broker knows.
         wait_s: how long to wait for verdicts once the desired state is out; 0 does not wait.
         connect_s: how long the broker may be away.
         answer_s: how long the broker may take to answer for retained messages.
@@ -78,6 +80,8 @@ class Publisher:
         parcel: Parcel,
         target: Target,
         *,
+        trust: TrustFiles | None = None,
+        revision: int | None = None,
         wait_s: float,
         connect_s: float,
         tell: Callable[[str], None],
@@ -90,6 +94,8 @@ class Publisher:
         self._topics = topics
         self._parcel = parcel
         self._target = target
+        self._trust = trust
+        self._revision = revision
         self._wait_s = wait_s
         self._connect_s = connect_s
         self._answer_s = answer_s
@@ -128,7 +134,7 @@ class Publisher:
         seeded = seed(
             self._session,
             self._topics,
-            self._parcel.cut,
+            self._parcel.blobs | (self._trust.blobs if self._trust else {}),
             answer_s=self._answer_s,
             progress=self._progress,
         )
@@ -139,6 +145,8 @@ class Publisher:
             uploaded=before.uploaded + seeded.uploaded,
             repeated=before.repeated + seeded.repeated,
         )
+        if self._trust is not None:
+            put_index(self._session, self._topics, self._trust.index, self._answer_s)
 
     def _announce(self) -> Desired:
         """Publish the desired state until it, or somebody's newer one, can be read back."""
@@ -164,7 +172,9 @@ class Publisher:
         return desired
 
     def _make_desired(self) -> Desired:
-        """Above every revision of this model that the broker knows: the highest one wins."""
+        """Unsigned, above every revision that the broker knows: the highest one wins."""
+        if self._revision is not None:
+            return self._parcel.desired(self._revision)
         model = self._parcel.model
         filters = [
             self._topics.desired_for_device("+", model),
@@ -244,15 +254,16 @@ class Publisher:
     def _report(self, desired: Desired) -> PublishReport:
         verdicts = self._verdicts.all()
         states = [verdict.state for verdict in verdicts]
-        committed, refused = states.count("committed"), states.count("refused")
+        committed = states.count("committed")
+        refused = states.count("refused") + states.count("rolled_back")
         return PublishReport(
             model=self._parcel.model,
             version=self._parcel.version,
-            sha256=self._parcel.cut.sha256,
+            sha256=self._parcel.sha256,
             to=str(self._target),
             revision=desired.revision,
             bytes=self._parcel.bytes,
-            blobs=len(self._parcel.cut.blobs),
+            blobs=len(self._parcel.blobs),
             held=self._seeded.held,
             uploaded=self._seeded.uploaded,
             repeated=self._seeded.repeated,

@@ -1,4 +1,4 @@
-"""Puts the blobs of a bundle on the broker, and makes sure that they are there.
+"""Puts blobs on the broker, and makes sure that they are there.
 
 An acknowledged publish proves nothing about what a broker keeps, so every blob is read back by
 its exact topic, and what is not there is published again.
@@ -11,8 +11,8 @@ from typing import Final
 
 import msgspec
 
-from edge_agent.contract.chunks import Cut
 from edge_agent.contract.errors import LinkError
+from edge_agent.contract.messages import TrustIndex, encode
 from edge_agent.contract.topics import Topics
 from edge_agent.fleet.session import FILTERS_MAX, Session
 
@@ -39,14 +39,19 @@ class Seeded(msgspec.Struct, frozen=True):
 
 
 def seed(
-    session: Session, topics: Topics, cut: Cut, *, answer_s: float, progress: Progress
+    session: Session,
+    topics: Topics,
+    named: dict[str, bytes],
+    *,
+    answer_s: float,
+    progress: Progress,
 ) -> Seeded:
     """Make the broker hold every blob. May be called again at any time.
 
     Args:
         session: connected.
         topics: names of the topics.
-        cut: the bundle.
+        named: the blobs, by digest.
         answer_s: how long the broker may take to answer for a window of blobs.
         progress: for people who wait.
 
@@ -54,7 +59,7 @@ def seed(
         ConnectionLostError: connect and call again.
         LinkError: the broker refuses blobs, or acknowledges and does not keep them.
     """
-    blobs = {topics.blob(digest): data for digest, data in cut.blobs.items()}
+    blobs = {topics.blob(digest): data for digest, data in named.items()}
     held = _held(session, blobs, min(_FIRST_S, answer_s))
     todo = [topic for topic in blobs if topic not in held]
     done, repeated = len(held), 0
@@ -65,6 +70,24 @@ def seed(
         done += len(group)
         progress(done, len(blobs))
     return Seeded(held=len(held), uploaded=len(todo), repeated=repeated)
+
+
+def put_index(session: Session, topics: Topics, index: TrustIndex, answer_s: float) -> None:
+    """Put the index of the signed metadata on the broker, last of all, and read it back.
+
+    Raises:
+        ConnectionLostError: connect and call again.
+        LinkError: the broker refuses it, or does not keep it.
+    """
+    topic, payload = topics.trust_index(), encode(index)
+    for _ in range(_ROUNDS):
+        session.publish([(topic, payload)], retain=True)
+        if session.ask([topic], answer_s).get(topic) == payload:
+            return
+    raise LinkError(
+        f"the broker acknowledges {topic} and does not keep it: check its access rules and its "
+        "limit on retained messages"
+    )
 
 
 def _held(session: Session, blobs: dict[str, bytes], answer_s: float) -> set[str]:

@@ -16,13 +16,15 @@ _ORDER: Final[tuple[State, ...]] = (
     "offered",
     "fetching",
     "verified",
-    "probing",
     "staged",
+    "probing",
+    "trial",
     "committed",
+    "rolled_back",
     "refused",
     "superseded",
 )
-_FINAL: Final = frozenset({"committed", "refused", "superseded"})
+_FINAL: Final = frozenset({"committed", "rolled_back", "refused", "superseded"})
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,7 +7,7 @@ from typing import Final
 
 import msgspec
 
-from edge_agent.contract.messages import Decision, Ledger, Metrics, Record, encode
+from edge_agent.contract.messages import Decision, Ledger, Metrics, RawWindow, Record, encode
 from edge_agent.spans import Spans
 
 BODY_BYTES_MAX: Final = 47 * 1024
@@ -17,6 +17,7 @@ BODY_BYTES_MAX: Final = 47 * 1024
 class Rank(IntEnum):
     """How important a record is; the byte cap drops the lowest first, and never the highest."""
 
+    RAW = -1  # came after the others had their numbers on devices' disks
     METRICS = 0
     DECISION = 1
     MESSAGE = 2
@@ -26,6 +27,16 @@ class Rank(IntEnum):
 
 
 RECORD_RANKS: Final = tuple(rank for rank in Rank if rank is not Rank.MESSAGE)
+
+
+_RANK_BITS: Final = 40
+POSITIONS: Final = (1 << _RANK_BITS) - 1
+"""Mask of the position in a row's key, and the last position that there can be."""
+
+
+def key_of(rank: Rank, position: int) -> int:
+    """The key of a row: one importance lies together, in the order of its age."""
+    return rank << _RANK_BITS | position
 
 
 class Item(msgspec.Struct, frozen=True):
@@ -74,6 +85,8 @@ def item_of(record: Record) -> Item:
     match record:
         case Decision(fired=fired):
             rank = Rank.FIRED if fired else Rank.DECISION
+        case RawWindow():
+            rank = Rank.RAW
         case Metrics():
             rank = Rank.METRICS
         case Ledger():

@@ -17,6 +17,7 @@ from edge_agent.outbox.capped_db import CappedDb
 from edge_agent.spans import Range, Spans
 
 BYTE_CAP: Final = "byte cap"
+MERGED: Final = "merged into later metrics"
 CORRUPT: Final = "outbox was corrupt"
 QUEUE_FULL: Final = "queue full"
 TOO_LARGE: Final = "record too large"

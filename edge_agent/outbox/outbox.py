@@ -21,7 +21,7 @@ import msgspec
 
 from edge_agent.clock import Clock
 from edge_agent.contract.messages import Head, Stamp, Started, with_seq
-from edge_agent.outbox import losses, record_table
+from edge_agent.outbox import losses, pack_table, record_table
 from edge_agent.outbox.boots import Boots
 from edge_agent.outbox.capped_db import CappedDb, CorruptError, pages_of, set_aside
 from edge_agent.outbox.items import RECORD_RANKS, Item, Message, Rank, Slice, item_of
@@ -36,7 +36,8 @@ _FORMAT_1: Final = f"""
 CREATE TABLE boot(base INTEGER PRIMARY KEY, name TEXT NOT NULL);
 CREATE TABLE collector(seen INTEGER PRIMARY KEY);
 """
-_MIGRATIONS: Final = (_FORMAT_1,)
+_FORMAT_2: Final = pack_table.SCHEMA
+_MIGRATIONS: Final = (_FORMAT_1, _FORMAT_2)
 OUTBOX_FORMAT: Final = len(_MIGRATIONS)
 
 _LEDGER_RECORDS: Final = 16  # kept at any time; more losses wait, merged, in the draft
@@ -58,8 +59,8 @@ class Outbox:
 
     def __init__(self, db: CappedDb, clock: Clock) -> None:
         self._db, self._clock = db, clock
-        self._table = RecordTable(db)
         self._boots = Boots(db.query("SELECT base, name FROM boot ORDER BY base"))
+        self._table = RecordTable(db, self._boots)
         self.boot = secrets.token_hex(4)
         self.collector_seen = bool(db.query("SELECT 1 FROM collector"))
 
@@ -191,7 +192,7 @@ class Outbox:
         if path.exists():
             _set_aside(path, cause, self._clock)
         self._db = CappedDb(path, bytes_max=self._db.bytes_max, migrations=_MIGRATIONS)
-        table = RecordTable(self._db)
+        table = RecordTable(self._db, self._boots)
         table.go_on_from(self._table.state)
         table.dropped = self._table.dropped
         with self._db.transaction(pages_of([_BOOT_BYTES] * len(known)), durable=True) as db:

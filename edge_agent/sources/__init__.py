@@ -10,15 +10,26 @@ from edge_agent.clock import Clock
 from edge_agent.contract.errors import ConfigError
 from edge_agent.settings import Kind
 from edge_agent.sources.base import Source
+from edge_agent.sources.follow import FollowConfig, FollowSource
+from edge_agent.sources.iio import IioConfig, IioSource
 from edge_agent.sources.jsonl import JsonlConfig, JsonlSource
-from edge_agent.sources.mqtt import MqttConfig, MqttSource, link_to
+from edge_agent.sources.mqtt import MqttConfig, MqttSource, line_to
 from edge_agent.sources.replay import ReplayConfig, ReplaySource
+from edge_agent.sources.serial import SerialConfig, SerialSource
 from edge_agent.sources.simulated import SimulatedConfig, SimulatedSource
 
 if TYPE_CHECKING:  # edge_agent.config imports this module
     from edge_agent.config import BrokerConfig
 
-SourceConfig = ReplayConfig | JsonlConfig | MqttConfig | SimulatedConfig
+SourceConfig = (
+    ReplayConfig
+    | JsonlConfig
+    | MqttConfig
+    | SimulatedConfig
+    | SerialConfig
+    | IioConfig
+    | FollowConfig
+)
 
 
 class _Site(NamedTuple):
@@ -65,11 +76,23 @@ def _mqtt(config: MqttConfig, site: _Site) -> Source:
     broker = site.broker
     if broker is None:
         raise ConfigError("a source of type mqtt needs a broker: add `broker: {url: mqtt://HOST}`")
-    return MqttSource(config, site.channels, make_link=lambda: link_to(broker))
+    return MqttSource(config, site.channels, line=line_to(broker))
 
 
 def _simulated(config: SimulatedConfig, site: _Site) -> Source:
     return SimulatedSource(config, site.channels, clock=site.clock)
+
+
+def _serial(config: SerialConfig, site: _Site) -> Source:
+    return SerialSource(config, site.channels)
+
+
+def _iio(config: IioConfig, site: _Site) -> Source:
+    return IioSource(config, site.channels, clock=site.clock)
+
+
+def _follow(config: FollowConfig, site: _Site) -> Source:
+    return FollowSource(config, site.channels, base=site.base)
 
 
 _MAKERS: Final[dict[type[Kind], Callable[[Any, _Site], Source]]] = {
@@ -77,4 +100,7 @@ _MAKERS: Final[dict[type[Kind], Callable[[Any, _Site], Source]]] = {
     JsonlConfig: _jsonl,
     MqttConfig: _mqtt,
     SimulatedConfig: _simulated,
+    SerialConfig: _serial,
+    IioConfig: _iio,
+    FollowConfig: _follow,
 }

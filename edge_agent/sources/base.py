@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from edge_agent.arrays import F32
@@ -48,4 +49,13 @@ class Source(Protocol):
         Reasons: ``torn`` (not decodable), ``malformed`` (wrong channels), ``overrun`` (came
         faster than they were read), ``stale`` (kept by a broker for nobody knows how long).
         """
+        ...
+
+
+class SensorSource(Source, Protocol):
+    """A source that gives readings of many sensors of one kind."""
+
+    @property
+    def sensors(self) -> Sequence[str]:
+        """Which sensor each row of the last ``read`` came from; as many as it gave rows."""
         ...

@@ -13,7 +13,7 @@ from msgspec import Meta
 from edge_agent.arrays import F32
 from edge_agent.contract.errors import SourceError
 from edge_agent.settings import Kind
-from edge_agent.sources.json_rows import Row, RowDecoder, move
+from edge_agent.sources.json_rows import NameDecoder, Row, RowDecoder, move
 
 _STDIN: Final = 0
 _WAIT_MS: Final = 1000
@@ -27,9 +27,12 @@ class JsonlConfig(Kind, frozen=True, kw_only=True, tag="jsonl"):
 
     Attributes:
         line_bytes_max: a longer line is left out and counted as torn.
+        sensor_key: key that names the sensor of a line, for a pipeline with ``sensors``: its value
+            is a string of 1 to 64 characters. A line without it is counted as malformed.
     """
 
     line_bytes_max: Annotated[int, Meta(ge=64)] = 64 * 1024
+    sensor_key: str | None = None
 
 
 class JsonlSource:
@@ -41,6 +44,10 @@ class JsonlSource:
         config: what the configuration file says.
         channels: names, in the order of a row.
         descriptor: to read from.
+
+    Attributes:
+        sensors: which sensor each row of the last ``read`` came from; empty without a
+            ``sensor_key``.
     """
 
     def __init__(
@@ -49,7 +56,10 @@ class JsonlSource:
         self._descriptor = descriptor
         self._line_bytes_max = config.line_bytes_max
         self._decoder = RowDecoder(channels)
+        self._names = NameDecoder(config.sensor_key) if config.sensor_key else None
         self._waiting: deque[Row] = deque()  # at most what one chunk holds
+        self._named: deque[str] = deque()  # the sensor of each row that waits, if they have names
+        self.sensors: list[str] = []
         self._partial = b""
         self._overlong = False  # the rest of a line that is too long is still to come
         self._ended = False
@@ -72,7 +82,10 @@ class JsonlSource:
                 raise EOFError("standard input has ended")
             if self._poll.poll(_WAIT_MS):
                 self._take_chunk()
-        return move(self._waiting, out)
+        count = move(self._waiting, out)
+        if self._names:
+            self.sensors = [self._named.popleft() for _ in range(count)]
+        return count
 
     def close(self) -> None:
         """Stop waiting for the descriptor, and leave it open."""
@@ -103,6 +116,16 @@ class JsonlSource:
             self._overlong = False
             self._decoder.faults["torn"] += 1
         elif line.strip():
-            row = self._decoder.row(line)
-            if row is not None:
-                self._waiting.append(row)
+            self._take_reading(line)
+
+    def _take_reading(self, line: bytes) -> None:
+        row = self._decoder.row(line)
+        if row is None:
+            return
+        if self._names:
+            name = self._names.name(line)
+            if name is None:
+                self._decoder.faults["malformed"] += 1
+                return
+            self._named.append(name)
+        self._waiting.append(row)

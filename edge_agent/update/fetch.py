@@ -1,10 +1,10 @@
-"""Which blobs of a bundle to ask for now: rules over a :class:`Partial`, without network or clock.
+"""Which blobs of a payload to ask for now: rules over a :class:`Partial`, without network or clock.
 
-Blobs are retained messages on topics of their own, asked for by exact subscriptions, a window at
-a time. The first silence is asked again at once, because a broker may answer the first
-subscription after its restart with nothing. The second means "later": the blob leaves the window
-so that others go on, and comes back after a pause that doubles up to a minute, for ever: a broker
-that lost what it retained is seeded again some day.
+Blobs are asked for a window at a time. The first silence is asked again at once, because a broker
+may answer the first subscription after its restart with nothing. The second means "later": the
+blob leaves the window so that others go on, and comes back after a pause that doubles up to a
+minute, for ever: a broker that lost what it retained is seeded again some day. What comes is held
+to a rate, so that an update leaves the link to others.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import msgspec
 
 from edge_agent.contract.errors import BundleError
 from edge_agent.update.partial import Partial, WrongBlobError
+from edge_agent.update.ways.base import Blob
 
 WRONG_MAX: Final = 5
 """Wrong answers for one blob after which the bundle is refused."""
@@ -26,30 +27,34 @@ _LATER: Final = 2  # silences after which a blob leaves the window
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """What to tell the broker now, by digest."""
+    """What to ask a way for now, and for what nobody waits any more."""
 
-    subscribe: list[str]
-    unsubscribe: list[str]
+    ask: list[Blob]
+    drop: list[Blob]
 
 
 class Fetch:
-    """One bundle being fetched. One thread.
+    """One payload being fetched. One thread.
 
     Args:
         partial: where the blobs go, and which are missing.
         answer_s: seconds without any answer after which a blob is asked for again; slow links
             stretch it.
+        bytes_per_s: most that may be asked for; None for no bound.
     """
 
-    def __init__(self, partial: Partial, *, answer_s: float) -> None:
+    def __init__(
+        self, partial: Partial, *, answer_s: float, bytes_per_s: int | None = None
+    ) -> None:
         self.partial = partial
+        self._bytes_per_s, self._free_ns = bytes_per_s, 0  # when the link is free again
         self._answer_s = self._patience_s = answer_s
         self._progress_ns = 0  # when anything arrived last
-        self._asked: dict[str, int] = {}  # digest -> when
+        self._asked: dict[str, tuple[Blob, int]] = {}  # digest -> when
         self._later: dict[str, int] = {}  # digest -> when it is due again
         self._silences: dict[str, int] = {}
         self._wrong: dict[str, int] = {}
-        self._given_up: list[str] = []  # to be unsubscribed
+        self._given_up: list[Blob] = []  # to be dropped
         self._fresh: OrderedDict[str, None] = OrderedDict.fromkeys(partial.missing)
 
     @property
@@ -58,21 +63,27 @@ class Fetch:
         return sum(count >= _LATER for count in self._silences.values())
 
     @property
-    def subscribed(self) -> list[str]:
-        """Digests whose topics are subscribed."""
-        return [*self._asked, *self._given_up]
+    def asked(self) -> list[Blob]:
+        """What a way still knows of."""
+        return [*(want for want, _ in self._asked.values()), *self._given_up]
 
     def plan(self, now_ns: int, window_n: int) -> Plan:
-        """Advance to this moment: what to subscribe and to give up.
+        """Advance to this moment: what to ask for and to give up.
 
         Args:
             now_ns: monotonic time.
             window_n: blobs that may be asked for at once.
         """
         again = self._expire(now_ns)
-        while len(self._asked) < window_n and (digest := self._next(now_ns)):
-            self._asked[digest] = now_ns
-            again.append(digest)
+        while (
+            len(self._asked) < window_n
+            and now_ns >= self._free_ns
+            and (digest := self._next(now_ns))
+        ):
+            want = self.partial.want(digest)
+            self._asked[digest] = want, now_ns
+            self._spend(want.bytes, now_ns)
+            again.append(want)
         gone, self._given_up = self._given_up, []
         return Plan(again, gone)
 
@@ -83,9 +94,9 @@ class Fetch:
             BundleError: wrong too often, or the bundle contradicts itself: give it up.
             StorageError: the disk refused; the blob will be asked for again.
         """
-        asked_ns = self._asked.get(digest)
-        if asked_ns is not None:
-            took_s = (now_ns - max(asked_ns, self._progress_ns)) / _NS
+        asked = self._asked.get(digest)
+        if asked is not None:
+            took_s = (now_ns - max(asked[1], self._progress_ns)) / _NS
             self._patience_s = min(_PAUSE_S_MAX, max(self._answer_s, 2 * took_s))
         self._progress_ns = now_ns
         try:
@@ -103,16 +114,28 @@ class Fetch:
         self._asked.clear()
         self._given_up.clear()
 
-    def _expire(self, now_ns: int) -> list[str]:
+    def absent(self, digest: str, now_ns: int) -> None:
+        """The way is sure that it has no such blob now: it is asked for later."""
+        if digest in self._asked:
+            silences = self._silences[digest] = max(_LATER, self._silences.get(digest, 0) + 1)
+            self._put_off(digest, now_ns, silences - _LATER)
+
+    def _spend(self, count: int, now_ns: int) -> None:
+        """Note when the link is free again after so many bytes."""
+        if self._bytes_per_s is not None:
+            took_ns = round(count * _NS / self._bytes_per_s)
+            self._free_ns = max(self._free_ns, now_ns) + took_ns
+
+    def _expire(self, now_ns: int) -> list[Blob]:
         """Put off what was asked for in vain; returns what to ask for again at once."""
         again = []
-        for digest, asked_ns in list(self._asked.items()):
+        for digest, (want, asked_ns) in list(self._asked.items()):
             if now_ns - max(asked_ns, self._progress_ns) < self._patience_s * _NS:
                 continue
             silences = self._silences[digest] = self._silences.get(digest, 0) + 1
             if silences < _LATER:
-                self._asked[digest] = now_ns
-                again.append(digest)
+                self._asked[digest] = want, now_ns
+                again.append(want)
             else:
                 self._put_off(digest, now_ns, silences - _LATER)
         return again
@@ -148,7 +171,7 @@ class Fetch:
 
     def _forget_place(self, digest: str) -> None:
         """Take a blob out of wherever it waits."""
-        if self._asked.pop(digest, None) is not None:
-            self._given_up.append(digest)
+        if (asked := self._asked.pop(digest, None)) is not None:
+            self._given_up.append(asked[0])
         self._later.pop(digest, None)
         self._fresh.pop(digest, None)

@@ -7,86 +7,98 @@ pipeline, and says which state comes next, or None to stay.
 from __future__ import annotations
 
 import hashlib
-import threading
 from collections.abc import Sequence
-from typing import Final, Protocol
+from pathlib import Path
+from typing import Final
+
+import msgspec
 
 from edge_agent.config import UpdateConfig
-from edge_agent.contract.errors import BundleError
+from edge_agent.contract.errors import BundleError, InferenceError
 from edge_agent.contract.manifest import Manifest
 from edge_agent.contract.messages import Desired, UpdateState
-from edge_agent.infer import Model
+from edge_agent.contract.release import Payload, stable_fraction
+from edge_agent.memory import free_bytes
 from edge_agent.update.disk import storage
 from edge_agent.update.fetch import Fetch
+from edge_agent.update.field_test import FieldTest, Target
 from edge_agent.update.partial import Partial, announced_fault
-from edge_agent.update.pointer import Installed
+from edge_agent.update.pointer import Installed, Journal
 from edge_agent.update.probe import Probe
 from edge_agent.update.store import Store
 
 _NS: Final = 1_000_000_000
-_SWAP_S: Final = 30.0  # a pipeline takes a model within about a second
-
-
-class Target(Protocol):
-    """Where a model goes: a pipeline."""
-
-    def misfit(self, manifest: Manifest) -> str | None:
-        """Why a bundle cannot run here; None when it can."""
-        ...
-
-    def swap(self, model: Model) -> threading.Event:
-        """Take a model over; the event is set when it decides from then on.
-
-        Raises:
-            BundleError, InferenceError: it cannot run here after all.
-        """
-        ...
+_UNPACKED: Final = "bundle"  # in the folder of a payload
 
 
 class Job:
-    """Brings one desired bundle from the broker into the pipelines. One thread.
+    """Brings one desired bundle to the pipelines. One thread.
+
+    Args:
+        journal: where it is; its state was entered on disk already.
+        device: id of this device.
+        store: the bundles on disk.
+        targets: the pipelines of the model.
+        config: bounds.
+        is_running: whether the bundle, on trial, is what the pipelines were started with.
 
     Attributes:
-        state: as last entered; set by the owner.
-        fetch: from the first chunk on; the owner ends its subscriptions, then calls ``pause``.
+        journal: as last entered; set by the owner.
+        fetch: while chunks are missing; the owner drops what it has asked for, then calls
+            ``pause``.
         note: what it waits for; empty when it moves.
         retry_ns: monotonic time before which the disk is not tried again.
     """
 
     def __init__(
-        self, desired: Desired, store: Store, targets: Sequence[Target], config: UpdateConfig
+        self,
+        journal: Journal,
+        *,
+        device: str,
+        store: Store,
+        targets: Sequence[Target],
+        config: UpdateConfig,
+        is_running: bool = False,
     ) -> None:
-        self.desired = desired
-        self.state: UpdateState = "offered"
+        self.journal = journal
         self.fetch: Fetch | None = None
         self.note = ""
         self.retry_ns = 0
-        self._store, self._targets, self._config = store, targets, config
+        self._device, self._store, self._targets = device, store, targets
+        self._config, self._is_running = config, is_running
+        self._payload: Payload | None = None
+        self._start_ns: int | None = None
         self._probe: Probe | None = None
-        self._models: list[Model] = []
-        self._taken: list[threading.Event] = []
-        self._swapped_ns = 0
+        self._field_test: FieldTest | None = None
+
+    @property
+    def desired(self) -> Desired:
+        """The bundle."""
+        return self.journal.desired
 
     def advance(self, now_ns: int) -> UpdateState | None:
         """Do what the state asks for.
 
         Raises:
-            BundleError, InferenceError: the bundle must be refused.
+            BundleError, InferenceError: the bundle must be refused or, on trial, taken back.
             StorageError: the disk refused; calling again later goes on.
         """
-        match self.state:
+        match self.journal.state:
             case "offered":
-                return self._offered()
+                after = self._offered(now_ns)
             case "fetching":
-                return self._fetching()
+                after = self._fetching()
             case "verified":
-                return self._verified()
-            case "probing":
-                return self._probing()
+                after = self._verified()
             case "staged":
-                return self._staged(now_ns)
-            case "committed" | "refused":
-                return None
+                after = self._staged()
+            case "probing":
+                after = self._probing()
+            case "trial":
+                after = self._trial(now_ns)
+            case "committed" | "rolled_back" | "refused":
+                after = None
+        return after
 
     def pause(self) -> None:
         """Let file and child process go; ``advance`` picks up from what is on disk."""
@@ -96,41 +108,74 @@ class Job:
         if self._probe:
             self._probe.close()
             self._probe = None
+        if self._field_test:
+            self._field_test.close()
 
-    def _offered(self) -> UpdateState:
-        """Is there anything to do, and is what is announced sound?"""
-        desired = self.desired
-        current = self._store.pointer(desired.model).current
-        if current and current.sha256 == desired.sha256 and self._store.has(desired.sha256):
-            self._commit()
-            return "committed"
+    def go_back(self) -> None:
+        """The trial has failed: the pipelines take the model before again."""
+        field_test = self._field_test or self._make_trial(0)
+        field_test.go_back()
+
+    # --- what each state does --------------------------------------------------------------------
+
+    def _offered(self, now_ns: int) -> UpdateState | None:
+        """Is there anything to do, is what is announced sound, and is it our time?"""
+        desired, pointer = self.desired, self._store.pointer(self.desired.model)
+        if pointer.current and pointer.current.sha256 == desired.sha256:
+            if self._store.has(desired.sha256):
+                return "committed"
+        elif pointer.has_failed(desired.sha256):
+            raise BundleError("this bundle was taken back after a trial before: publish another")
         if fault := announced_fault(desired, self._config.bundle_bytes_max):
             raise BundleError(fault)
-        return "fetching"
+        if self._start_ns is None:
+            share = stable_fraction(f"{desired.revision}/{self._device}")
+            self._start_ns = now_ns + round(desired.start_within_s * share * _NS)
+        left_s = (self._start_ns - now_ns) / _NS
+        self.note = f"begins in {left_s:.0f} s" if left_s > 1 else ""
+        return "fetching" if left_s <= 0 else None
 
     def _fetching(self) -> UpdateState | None:
-        """Until every chunk is there; the owner asks the broker and hands answers to ``fetch``."""
-        sha256 = self.desired.sha256
+        """Until every chunk is there; the owner asks the ways and hands answers to ``fetch``."""
         if self.fetch is None:
-            if self._store.has(sha256):
-                return self._check()
-            partial = Partial(self._store.partial(sha256), self.desired)
-            self.fetch = Fetch(partial, answer_s=self._config.answer_s)
+            if self._store.has(self.desired.sha256):
+                return "verified"
+            self.fetch = self._begin_fetch()
         partial, waiting_n = self.fetch.partial, self.fetch.waiting_n
         self.note = f"waiting for {waiting_n} of {partial.chunks} chunks" if waiting_n else ""
         if not partial.complete:
             return None
-        with storage(partial.file), partial.file.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        if digest != sha256:
-            raise BundleError("the chunks do not add up to the announced digest: publish it again")
         partial.close()
-        self._store.adopt(sha256, partial.file)
-        return self._check()
+        return "verified"
 
-    def _check(self) -> UpdateState:
-        """Is it a bundle, for this agent, this model and these pipelines?"""
-        desired, manifest = self.desired, self._store.read(self.desired.sha256).manifest
+    def _begin_fetch(self) -> Fetch:
+        self._payload = self._choose()
+        partial = Partial(self._store.partial(self._payload.sha256), self._payload)
+        return Fetch(
+            partial, answer_s=self._config.answer_s, bytes_per_s=self._config.bytes_per_s_max
+        )
+
+    def _choose(self) -> Payload:
+        """The smallest payload whose base is here and that has not failed."""
+        usable = [
+            payload
+            for payload in self.desired.payloads
+            if payload.sha256 not in self.journal.failed
+            and (not payload.base or self._store.has(payload.base))
+        ]
+        if not usable:
+            raise BundleError("no payload gives the announced bundle: publish it again")
+        return min(usable, key=lambda payload: payload.bytes)
+
+    def _verified(self) -> UpdateState:
+        """Unpack, check the whole and put it into the store; is it for these pipelines?"""
+        desired = self.desired
+        if not self._store.has(desired.sha256):
+            payload = self._payload or self._choose()
+            fault = self._unpack(payload, self._store.partial(payload.sha256))
+            if fault is not None:
+                return self._without(payload, fault)
+        manifest = self._store.read(desired.sha256).manifest
         if (manifest.name, manifest.version) != (desired.model, desired.version):
             raise BundleError(
                 f"{desired.model} {desired.version} was announced, the bundle is "
@@ -139,44 +184,90 @@ class Job:
         for target in self._targets:
             if fault := target.misfit(manifest):
                 raise BundleError(fault)
-        return "verified"
+        return "staged"
 
-    def _verified(self) -> UpdateState:
+    def _unpack(self, payload: Payload, folder: Path) -> str | None:
+        """Put the bundle that a payload stands for into the store; or why it is not that one."""
+        from edge_agent.encoding import decode  # noqa: PLC0415 (zstd only where there is an update)
+
+        source, target = folder / "data", folder / _UNPACKED
+        base = self._store.path(payload.base) if payload.base else None
+        if not source.exists():
+            return "the payload is gone"
+        try:
+            with storage(target):
+                decode(payload.encoding, source, target, base=base, size=self.desired.bytes)
+        except BundleError as exc:
+            return str(exc)
+        with storage(target), target.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if digest != self.desired.sha256:
+            return "the payload does not give the announced digest"
+        self._store.adopt(self.desired.sha256, target)
+        return None
+
+    def _without(self, payload: Payload, fault: str) -> UpdateState:
+        """Go on without a payload that failed: the whole is there for when a delta does."""
+        failed = (*self.journal.failed, payload.sha256)
+        self.journal = msgspec.structs.replace(self.journal, failed=failed)
+        self._payload = None
+        self._store.forget_partial(payload.sha256)
+        if len(failed) >= len(self.desired.payloads):
+            raise BundleError(f"{fault}: publish the bundle again")
+        return "fetching"
+
+    def _staged(self) -> UpdateState:
         self._probe = self._start_probe()
         return "probing"
 
     def _probing(self) -> UpdateState | None:
-        """Until the child has an answer; then load the model here, once for each pipeline."""
+        """Until the child has an answer; is it good, and is there memory for the model?"""
         self._probe = self._probe or self._start_probe()
         if (result := self._probe.poll()) is None:
             return None
         if not result.ok:
             raise BundleError(result.reason)
-        bundle = self._store.read(self.desired.sha256)
-        self._models = [Model.load(bundle) for _ in self._targets]
-        return "staged"
+        limit_us = self._config.latency_us_max
+        if limit_us is not None and result.p50_us > limit_us:
+            raise BundleError(
+                f"an inference takes {result.p50_us:.0f} µs here, update.latency_us_max allows "
+                f"{limit_us:g}"
+            )
+        self._require_memory(result.rss_bytes)
+        return "trial"
 
-    def _staged(self, now_ns: int) -> UpdateState | None:
-        """The pointer first, so that a restart from here on starts with the new model."""
-        if self._models:
-            self._commit()
-            models, self._models = self._models, []
-            pairs = zip(self._targets, models, strict=True)
-            self._taken = [target.swap(model) for target, model in pairs]
-            self._swapped_ns = now_ns
-        late_n = sum(not event.is_set() for event in self._taken)
-        if not late_n:
-            return "committed"
-        if now_ns - self._swapped_ns > _SWAP_S * _NS:
-            self.note = f"{late_n} of {len(self._taken)} pipelines have not taken it yet"
-        return None
+    def _require_memory(self, model_bytes: int) -> None:
+        """Refuse a model that would not fit even without the one before it."""
+        free = free_bytes()
+        current = self._store.pointer(self.desired.model).current
+        given_back = _forecast(self._store.read(current.sha256).manifest) if current else 0
+        needed = model_bytes * len(self._targets) + self._config.reserve_bytes
+        if free is not None and needed > free + given_back * len(self._targets):
+            raise BundleError(
+                f"it needs {needed / 2**20:.0f} MiB with update.reserve_bytes, "
+                f"{free / 2**20:.0f} are free"
+            )
 
-    def _commit(self) -> None:
-        desired = self.desired
-        self._store.commit(
-            desired.model,
-            Installed(sha256=desired.sha256, version=desired.version, revision=desired.revision),
-        )
+    def _trial(self, now_ns: int) -> UpdateState | None:
+        """Run it in the pipelines, and watch."""
+        if self._field_test is None:
+            self._field_test = self._make_trial(now_ns)
+            if not self._is_running:
+                self._is_running = True
+                self._field_test.begin()
+        self.note = self._field_test.note(now_ns)
+        if fault := self._field_test.fault():
+            raise InferenceError(fault)
+        if not self._field_test.is_over(now_ns):
+            return None
+        self._field_test.close()
+        return "committed"
+
+    def _make_trial(self, now_ns: int) -> FieldTest:
+        current = self._store.pointer(self.desired.model).current
+        old = self._store.read(current.sha256) if current else None
+        new = self._store.read(self.desired.sha256)
+        return FieldTest(new, old, self._targets, self._config, now_ns)
 
     def _start_probe(self) -> Probe:
         return Probe(
@@ -184,3 +275,12 @@ class Job:
             seconds=self._config.probe_s,
             bytes_max=self._config.probe_bytes_max,
         )
+
+
+def installed(desired: Desired) -> Installed:
+    """A desired bundle as the store knows it."""
+    return Installed(sha256=desired.sha256, version=desired.version, revision=desired.revision)
+
+
+def _forecast(manifest: Manifest) -> int:
+    return manifest.chosen.figures.rss_bytes

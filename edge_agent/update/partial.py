@@ -1,9 +1,9 @@
-"""A bundle on its way to disk: what has arrived, what is missing, resumed exactly after a kill.
+"""A payload on its way to disk: what has arrived, what is missing, resumed exactly after a kill.
 
 ::
 
     partial/SHA256/index-N    index blobs, each put in place whole
-    partial/SHA256/data       the bundle, its full size reserved at once
+    partial/SHA256/data       the payload, its full size reserved at once
     partial/SHA256/done       one bit a chunk, first chunk in the lowest bit of the first byte
 
 A bit is set on disk only after its chunk is durable, and on resuming every chunk so marked is
@@ -20,9 +20,10 @@ from typing import Final
 from edge_agent.contract.chunks import chunk_list
 from edge_agent.contract.errors import BundleError, StorageError
 from edge_agent.contract.messages import Desired
+from edge_agent.contract.release import Payload
 from edge_agent.contract.topics import CHUNK_BYTES
-from edge_agent.contract.trust import admit
 from edge_agent.update.disk import Disk, storage
+from edge_agent.update.ways.base import Blob
 
 SYNC_N: Final = 16
 """Chunks between two syncs: what a kill may cost."""
@@ -33,6 +34,7 @@ ROOM_BYTES: Final = 64 * 1024 * 1024
 _BLOCK_BYTES: Final = 512  # what st_blocks counts in
 _CHUNK_BYTES_MIN: Final = 256  # keeps a chunk list below an eighth of its bundle
 _DIGEST_BYTES: Final = 32
+_FRAME_BYTES: Final = 1024  # that compression may add to what cannot be compressed
 
 
 def announced_fault(desired: Desired, bytes_max: int) -> str | None:
@@ -42,15 +44,25 @@ def announced_fault(desired: Desired, bytes_max: int) -> str | None:
             f"the bundle has {desired.bytes} bytes, update.bundle_bytes_max allows {bytes_max}: "
             "raise it, or publish a smaller bundle"
         )
-    if not _CHUNK_BYTES_MIN <= desired.chunk_bytes <= CHUNK_BYTES:
+    faults = (_payload_fault(payload, desired.bytes) for payload in desired.payloads)
+    return next(filter(None, faults), None)
+
+
+def _payload_fault(payload: Payload, bundle_bytes: int) -> str | None:
+    if not _CHUNK_BYTES_MIN <= payload.chunk_bytes <= CHUNK_BYTES:
         return (
-            f"chunks of {desired.chunk_bytes} bytes are announced, "
+            f"chunks of {payload.chunk_bytes} bytes are announced, "
             f"{_CHUNK_BYTES_MIN} to {CHUNK_BYTES} are allowed: publish the bundle again"
         )
-    list_bytes = -(-desired.bytes // desired.chunk_bytes) * _DIGEST_BYTES
-    if len(desired.index) != -(-list_bytes // CHUNK_BYTES):
+    if payload.bytes > bundle_bytes + bundle_bytes // 64 + _FRAME_BYTES:
         return (
-            f"{len(desired.index)} index blobs are announced for a chunk list of {list_bytes} "
+            f"a payload of {payload.bytes} bytes is announced for a bundle of {bundle_bytes}: "
+            "publish the bundle again"
+        )
+    list_bytes = -(-payload.bytes // payload.chunk_bytes) * _DIGEST_BYTES
+    if len(payload.index) != -(-list_bytes // CHUNK_BYTES):
+        return (
+            f"{len(payload.index)} index blobs are announced for a chunk list of {list_bytes} "
             "bytes: publish the bundle again"
         )
     return None
@@ -61,24 +73,24 @@ class WrongBlobError(BundleError):
 
 
 class Partial:
-    """The folder of one bundle. One thread.
+    """The folder of one payload. One thread.
 
     Args:
         folder: made when absent; what it holds already is checked and used.
-        desired: without an :func:`announced_fault`.
-        room_bytes: what the whole bundle must leave free on the disk.
+        payload: without an :func:`announced_fault`.
+        room_bytes: what the payload must leave free on the disk.
 
     Attributes:
         missing: digests of the blobs to fetch next, with a name for messages: the index blobs;
             when all are there, the chunks; when all are there, none.
 
     Raises:
-        StorageError: the disk refused, or has no room for the whole bundle.
+        StorageError: the disk refused, or has no room for the payload.
         BundleError: the index does not fit the announced size.
     """
 
-    def __init__(self, folder: Path, desired: Desired, *, room_bytes: int = ROOM_BYTES) -> None:
-        self._folder, self._desired, self._disk = folder, desired, Disk()
+    def __init__(self, folder: Path, payload: Payload, *, room_bytes: int = ROOM_BYTES) -> None:
+        self._folder, self._payload, self._disk = folder, payload, Disk()
         self._room_bytes = room_bytes
         self._index: dict[str, bytes] = {}
         self._places: dict[str, list[int]] = {}
@@ -87,7 +99,7 @@ class Partial:
         self._handle = -1
         self.missing: dict[str, str] = {}
         self._disk.make_folder(folder)
-        for number, digest in enumerate(desired.index):
+        for number, digest in enumerate(payload.index):
             if not self._resume_index(number, digest):
                 self.missing[digest] = f"index blob {number}"
         if not self.missing:
@@ -95,7 +107,7 @@ class Partial:
 
     @property
     def file(self) -> Path:
-        """The bundle; whole once :attr:`complete`."""
+        """The payload; whole once :attr:`complete`."""
         return self._folder / "data"
 
     @property
@@ -105,10 +117,20 @@ class Partial:
 
     @property
     def chunks(self) -> int:
-        """How many chunks the bundle has."""
-        return -(-self._desired.bytes // self._desired.chunk_bytes)
+        """How many chunks the payload has."""
+        return -(-self._payload.bytes // self._payload.chunk_bytes)
 
-    def put(self, digest: str, payload: bytes) -> None:
+    def want(self, digest: str) -> Blob:
+        """How to ask for a missing blob."""
+        places = self._places.get(digest)
+        if places is None:
+            number = self._payload.index.index(digest)
+            left = self.chunks * _DIGEST_BYTES - number * CHUNK_BYTES
+            return Blob(digest, "", 0, min(CHUNK_BYTES, left))
+        offset = places[0] * self._payload.chunk_bytes
+        return Blob(digest, self._payload.sha256, offset, self._size(places[0]))
+
+    def put(self, digest: str, content: bytes) -> None:
         """Take a blob in; one that is not missing is ignored.
 
         Raises:
@@ -118,14 +140,12 @@ class Partial:
         """
         if (name := self.missing.get(digest)) is None:
             return
-        try:
-            admit(name, payload, digest)
-        except BundleError as exc:
-            raise WrongBlobError(str(exc)) from exc
+        if hashlib.sha256(content).hexdigest() != digest:
+            raise WrongBlobError(f"{name} does not have the announced digest {digest[:12]}…")
         if digest in self._places:
-            self._put_chunk(digest, payload)
+            self._put_chunk(digest, content)
         else:
-            self._put_index(digest, payload)
+            self._put_index(digest, content)
 
     def sync(self) -> None:
         """Make what has arrived durable: data first, then the bits that vouch for it.
@@ -145,25 +165,25 @@ class Partial:
             os.close(self._handle)
             self._handle = -1
 
-    def _put_chunk(self, digest: str, payload: bytes) -> None:
+    def _put_chunk(self, digest: str, content: bytes) -> None:
         for place in self._places[digest]:
-            if len(payload) != self._size(place):
+            if len(content) != self._size(place):
                 raise BundleError(
-                    f"chunk {place} has {len(payload)} bytes, {self._size(place)} belong there"
+                    f"chunk {place} has {len(content)} bytes, {self._size(place)} belong there"
                 )
             with storage(self.file):
-                os.pwrite(self._handle, payload, place * self._desired.chunk_bytes)
+                os.pwrite(self._handle, content, place * self._payload.chunk_bytes)
             self._bits[place // 8] |= 1 << place % 8
         del self.missing[digest]
         self._unsynced += 1
         if self._unsynced >= SYNC_N or not self.missing:
             self.sync()
 
-    def _put_index(self, digest: str, payload: bytes) -> None:
-        for number, wanted in enumerate(self._desired.index):
+    def _put_index(self, digest: str, content: bytes) -> None:
+        for number, wanted in enumerate(self._payload.index):
             if wanted == digest:
-                self._disk.replace(self._folder / f"index-{number}", payload)
-        self._index[digest] = payload
+                self._disk.replace(self._folder / f"index-{number}", content)
+        self._index[digest] = content
         del self.missing[digest]
         if not self.missing:
             self._open_data()
@@ -179,7 +199,7 @@ class Partial:
 
     def _open_data(self) -> None:
         """Reserve the whole size, then find out which chunks a run before has left."""
-        digests = chunk_list(self._desired, [self._index[d] for d in self._desired.index])
+        digests = chunk_list(self._payload, [self._index[d] for d in self._payload.index])
         for place, digest in enumerate(digests):
             self._places.setdefault(digest, []).append(place)
         with storage(self.file):
@@ -193,8 +213,8 @@ class Partial:
     def _resume_data(self, bitmap_bytes: int) -> None:
         self._require_room()
         with storage(self.file):
-            os.ftruncate(self._handle, self._desired.bytes)
-            os.posix_fallocate(self._handle, 0, self._desired.bytes)
+            os.ftruncate(self._handle, self._payload.bytes)
+            os.posix_fallocate(self._handle, 0, self._payload.bytes)
         self._bits = bytearray(bitmap_bytes)
         marked = self._marked()
         for digest, places in self._places.items():
@@ -209,10 +229,10 @@ class Partial:
         with storage(self.file):
             disk, taken = os.fstatvfs(self._handle), os.fstat(self._handle).st_blocks * _BLOCK_BYTES
         free = disk.f_bavail * disk.f_frsize
-        needed = self._desired.bytes - taken + self._room_bytes
+        needed = self._payload.bytes - taken + self._room_bytes
         if free < needed:
             raise StorageError(
-                f"{self.file}: {free} bytes are free, the bundle and what must stay free for "
+                f"{self.file}: {free} bytes are free, the update and what must stay free for "
                 f"the records need {needed}: make room, and it goes on by itself"
             )
 
@@ -228,9 +248,9 @@ class Partial:
 
     def _holds(self, place: int, digest: str) -> bool:
         with storage(self.file):
-            content = os.pread(self._handle, self._size(place), place * self._desired.chunk_bytes)
+            content = os.pread(self._handle, self._size(place), place * self._payload.chunk_bytes)
         return hashlib.sha256(content).hexdigest() == digest
 
     def _size(self, place: int) -> int:
-        whole = self._desired.chunk_bytes
-        return min(whole, self._desired.bytes - place * whole)
+        whole = self._payload.chunk_bytes
+        return min(whole, self._payload.bytes - place * whole)

@@ -1,4 +1,7 @@
-"""What the store knows of one model, as values: which bundle runs, ran before, was refused."""
+"""What the store knows of one model, as values: what runs, ran before, is on its way, was refused.
+
+Format 2 added the journal of the update that is under way; a pointer of format 1 has none.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,10 @@ import msgspec
 
 from edge_agent import __version__
 from edge_agent.contract.errors import StorageError
+from edge_agent.contract.messages import Desired, UpdateState
 from edge_agent.update.disk import storage
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 """Of the store. It stands in its FORMAT file and in every pointer."""
 
 _REFUSED_MAX: Final = 16  # refusals that a pointer remembers, the newest
@@ -36,6 +40,7 @@ class Refusal(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         agent: version that refused it. Another one may judge otherwise: it is asked again.
+        trial: whether it had passed every check and failed while it ran.
     """
 
     sha256: str
@@ -43,14 +48,32 @@ class Refusal(msgspec.Struct, frozen=True, kw_only=True):
     revision: int
     reason: str
     agent: str = __version__
+    trial: bool = False
+
+
+class Journal(msgspec.Struct, frozen=True, kw_only=True):
+    """An update under way, as it is on disk before anything acts on it.
+
+    Attributes:
+        desired: the bundle.
+        state: that was entered last.
+        tries: how often the agent has begun this state, restarts included.
+        failed: digests of payloads that did not give the bundle.
+    """
+
+    desired: Desired
+    state: UpdateState
+    tries: int = 1
+    failed: tuple[str, ...] = ()
 
 
 class Pointer(msgspec.Struct, frozen=True, kw_only=True):
     """The pointer of one model; every change gives a new one.
 
     Attributes:
-        current: what runs.
+        current: what runs, but for the bundle in ``update`` while that one is on trial.
         previous: what ran before, to fall back to.
+        update: what is on its way.
         refused: at most 16, newest last.
     """
 
@@ -58,6 +81,7 @@ class Pointer(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     current: Installed | None = None
     previous: Installed | None = None
+    update: Journal | None = None
     refused: tuple[Refusal, ...] = ()
 
     @property
@@ -69,22 +93,32 @@ class Pointer(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def digests(self) -> set[str]:
         """The bundles that it needs on disk."""
-        return {installed.sha256 for installed in (self.current, self.previous) if installed}
+        bundles = (self.current, self.previous, self.update.desired if self.update else None)
+        return {bundle.sha256 for bundle in bundles if bundle}
 
     def committed(self, installed: Installed) -> Pointer:
-        """With a new current bundle; the one that was current becomes the previous one."""
+        """With a new current bundle and no update; what was current becomes the previous one."""
         same = self.current is not None and self.current.sha256 == installed.sha256
         return msgspec.structs.replace(
             self,
             current=installed,
             previous=self.previous if same else self.current,
+            update=None,
             refused=tuple(r for r in self.refused if r.sha256 != installed.sha256),
         )
 
     def refusing(self, refusal: Refusal) -> Pointer:
-        """With one more refusal."""
+        """With one more refusal, and without the update that it refuses."""
         others = [r for r in self.refused if r.sha256 != refusal.sha256]
-        return msgspec.structs.replace(self, refused=(*others, refusal)[-_REFUSED_MAX:])
+        update = self.update
+        if update and update.desired.sha256 == refusal.sha256:
+            update = None
+        refused = (*others, refusal)[-_REFUSED_MAX:]
+        return msgspec.structs.replace(self, refused=refused, update=update)
+
+    def has_failed(self, sha256: str) -> bool:
+        """Whether this agent has taken a bundle back after a trial: it is not tried again."""
+        return any(r.trial and r.sha256 == sha256 and r.agent == __version__ for r in self.refused)
 
     def fallen_back(self) -> Pointer:
         """With the previous bundle, or none, as the current one."""
@@ -115,7 +149,7 @@ def read_pointer(path: Path) -> Pointer | None:
         raise
     try:
         require_known(path, msgspec.json.decode(data, type=_Format).format)
-        return msgspec.json.decode(data, type=Pointer)
+        return msgspec.structs.replace(msgspec.json.decode(data, type=Pointer), format=FORMAT)
     except (msgspec.DecodeError, UnicodeDecodeError) as exc:
         raise DamagedError(f"{path}: the pointer is damaged ({exc})") from exc
 

@@ -8,15 +8,12 @@ Run as ``python -m edge_agent.update.probe``, the module is that child.
 from __future__ import annotations
 
 import argparse
-import math
 import os
-import resource
 import signal
 import statistics
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -27,12 +24,11 @@ from edge_agent.contract.bundle import read_bundle
 from edge_agent.contract.errors import BundleError, InferenceError
 from edge_agent.infer import Engine, engine_of, golden_fault
 from edge_agent.metrics import rss_bytes
+from edge_agent.update.bounds import bound
 
 _POLL_S: Final = 0.02
 _ANSWER_BYTES_MAX: Final = 64 * 1024  # what a pipe holds, so the child never waits for a reader
 _RUNS: Final = 100  # timed inferences
-_NICE: Final = 10  # behind the pipelines
-_ORPHAN_S: Final = 5  # beyond its time, a child whose agent has died ends itself
 _MEMORY_SIGNS: Final = ("bad_alloc", "bad allocation", "allocate memory")  # of onnxruntime
 
 
@@ -144,7 +140,7 @@ def main() -> None:
     arguments = parser.parse_args()
     answer_to = os.dup(1)
     os.dup2(2, 1)  # whatever a library prints must not stand in the answer
-    _limit(arguments.seconds, arguments.bytes_max)
+    bound(arguments.seconds, arguments.bytes_max)
     try:
         result = _probe(arguments.path)
     except (BundleError, InferenceError, MemoryError) as exc:
@@ -153,24 +149,6 @@ def main() -> None:
             text = f"it needs more memory than {arguments.bytes_max / 2**20:.0f} MiB"
         result = _refusal(text)
     os.write(answer_to, msgspec.json.encode(result))
-
-
-def _limit(seconds: float, bytes_max: int) -> None:
-    """Bound this process; of its memory what is private: libraries' files do not count."""
-    os.nice(_NICE)
-    # Where memory is short before the limit is reached, the kernel is to take this process first.
-    with suppress(OSError):  # in a box that hides /proc it takes whom it likes
-        Path("/proc/self/oom_score_adj").write_text("1000", "ascii")
-    _cap(resource.RLIMIT_CORE, 0)
-    _cap(resource.RLIMIT_CPU, math.ceil(seconds))
-    _cap(resource.RLIMIT_DATA, bytes_max)
-    signal.alarm(math.ceil(seconds) + _ORPHAN_S)
-
-
-def _cap(kind: int, value: int) -> None:
-    """Lower a soft limit; the hard one may be lower already, and then it holds."""
-    hard = resource.getrlimit(kind)[1]
-    resource.setrlimit(kind, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard))
 
 
 def _probe(path: Path) -> ProbeResult:

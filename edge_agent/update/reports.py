@@ -55,7 +55,8 @@ class Reports:
         if current and current.revision == pointer.revision:
             self._keep(pointer.model, current, "committed", "")
         elif pointer.refused:
-            self._keep(pointer.model, pointer.refused[-1], "refused", pointer.refused[-1].reason)
+            last = pointer.refused[-1]
+            self._keep(pointer.model, last, "rolled_back" if last.trial else "refused", last.reason)
 
     def _keep(
         self,

@@ -2,10 +2,10 @@
 
 ::
 
-    FORMAT                        1
+    FORMAT                        2
     blobs/SHA256.bundle           whole, checked bundles; models may share one
-    partial/SHA256/               a bundle that is being fetched, see fetch.py
-    models/NAME.json              the pointer: current, previous, refused
+    partial/SHA256/               a payload that is being fetched, see partial.py
+    models/NAME.json              the pointer: current, previous, update, refused
     models/NAME.earlier.json      the pointer before, should that one get damaged
 
 Every file is put in place by temporary file, fsync, rename and fsync of the folder; the blob
@@ -35,6 +35,7 @@ from edge_agent.update.pointer import (
     FORMAT,
     DamagedError,
     Installed,
+    Journal,
     Pointer,
     Refusal,
     read_pointer,
@@ -65,13 +66,13 @@ class Store:
         self._blobs, self._models = folder / "blobs", folder / "models"
         self._partial = folder / "partial"
         if (folder / "FORMAT").exists():
-            self._require_format()
+            self._migrate()
         elif self._models.exists():
             raise StorageError(f"{folder}: FORMAT is missing: write {FORMAT} into it to go on")
         else:
             self._disk.make_folder(folder)
             self._disk.sync(folder.parent)
-            self._disk.replace(folder / "FORMAT", f"{FORMAT}\n".encode())
+            self._write_format()
         for part in (self._blobs, self._partial, self._models):
             self._disk.make_folder(part)
         self._disk.sync(folder)
@@ -128,8 +129,15 @@ class Store:
         return self._blobs / f"{sha256}.bundle"
 
     def partial(self, sha256: str) -> Path:
-        """The folder for a bundle that is being fetched, or would be."""
+        """The folder for a payload that is being fetched, or would be, by its digest."""
         return self._partial / sha256
+
+    def forget_partial(self, sha256: str) -> None:
+        """Remove what was fetched of a payload, so that it can be fetched anew."""
+        folder = self.partial(sha256)
+        if folder.exists():
+            with storage(folder):
+                shutil.rmtree(folder)
 
     def read(self, sha256: str) -> Bundle:
         """Read a bundle and check every byte of it.
@@ -179,6 +187,11 @@ class Store:
             self._disk.rename(file, self.path(sha256))
             self._disk.sync(self._blobs)
 
+    def record(self, model: str, journal: Journal | None) -> None:
+        """Note the state of an update before anything acts on it; None when there is none."""
+        with self._locked():
+            self._write(msgspec.structs.replace(self.pointer(model), update=journal))
+
     def commit(self, model: str, installed: Installed) -> None:
         """Make a bundle of the store current; what was current becomes previous."""
         with self._locked():
@@ -202,7 +215,10 @@ class Store:
             self._write(new.refusing(refusal) if refusal else new)
 
     def collect(self, keep: Collection[str] = ()) -> None:
-        """Remove every bundle and partial that no pointer names, but for ``keep`` (digests).
+        """Remove every bundle and partial that no pointer names, but for ``keep``.
+
+        Args:
+            keep: digests of bundles and of payloads that are on their way.
 
         Only the owner of the running updates may call it: it knows what is on its way.
         """
@@ -213,8 +229,7 @@ class Store:
                     self._disk.remove(file)
             for folder in self._partial.iterdir():
                 if folder.name not in keep:
-                    with storage(folder):
-                        shutil.rmtree(folder)
+                    self.forget_partial(folder.name)
 
     def _names(self) -> set[str]:
         """The models that have a pointer, or had one before it got lost."""
@@ -252,13 +267,19 @@ class Store:
     def _earlier_path(self, model: str) -> Path:
         return self._models / f"{model}.earlier.json"  # a model's name has no dot
 
-    def _require_format(self) -> None:
+    def _migrate(self) -> None:
+        """Bring an older store to this format; its pointers are read as they are."""
         path = self._folder / "FORMAT"
         with storage(path):
             text = path.read_text("ascii", "replace").strip()
         if not text.isdigit():
             raise StorageError(f"{path}: {text!r} is not a number: write {FORMAT} to go on")
         require_known(path, int(text))
+        if int(text) < FORMAT:
+            self._write_format()
+
+    def _write_format(self) -> None:
+        self._disk.replace(self._folder / "FORMAT", f"{FORMAT}\n".encode())
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

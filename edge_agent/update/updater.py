@@ -1,4 +1,4 @@
-"""Model updates: listens for desired states and leads each through the states below."""
+"""Model updates: takes orders and leads each through the states below."""
 
 from __future__ import annotations
 
@@ -7,7 +7,11 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from itertools import takewhile
+from pathlib import Path
+from queue import SimpleQueue
 from typing import Final
+
+import msgspec
 
 from edge_agent.clock import Clock
 from edge_agent.config import UpdateConfig
@@ -15,30 +19,50 @@ from edge_agent.contract.errors import BundleError, InferenceError, StorageError
 from edge_agent.contract.messages import Desired, UpdateReport, UpdateState
 from edge_agent.contract.topics import Topics
 from edge_agent.infer import Model
-from edge_agent.link import Denied, Down, Event, Message, Port, Up, take_events
-from edge_agent.update.job import Job, Target
-from edge_agent.update.pointer import Installed, Refusal
+from edge_agent.link import Denied, Down, Event, Message, Port, Published, Up, take_events
+from edge_agent.update.field_test import Target
+from edge_agent.update.job import Job, installed
+from edge_agent.update.orders import Orders
+from edge_agent.update.pointer import Installed, Journal, Refusal
 from edge_agent.update.reports import Reports
 from edge_agent.update.store import Store
+from edge_agent.update.trust.check import TrustCheck
 from edge_agent.update.wanted import Wanted
+from edge_agent.update.ways import make_ways
+from edge_agent.update.ways.base import Answer, Blob
 
 log = logging.getLogger(__name__)
 
 TRANSITIONS: Final[Mapping[UpdateState, tuple[UpdateState, ...]]] = {
-    # state       next states                            until then (job.py)
-    "offered": ("fetching", "committed", "refused"),  # runs already? are the sizes sound?
-    "fetching": ("verified", "refused"),  # chunks to disk; digest, manifest, channels checked
-    "verified": ("probing",),  # the child process is started
-    "probing": ("staged", "refused"),  # golden vectors in the child; then loaded here
-    "staged": ("committed", "refused"),  # pointer to disk, swap, until every pipeline has it
+    # state       next states                              until then (job.py)
+    "offered": ("fetching", "committed", "refused"),  # runs already? sizes sound? our time?
+    "fetching": ("verified", "refused"),  # chunks to disk, each checked as it comes
+    "verified": ("staged", "fetching", "refused"),  # unpacked; digest, manifest, channels checked
+    "staged": ("probing", "refused"),  # it is in the store; the child process is started
+    "probing": ("trial", "refused"),  # golden vectors, latency, memory in the child
+    "trial": ("committed", "rolled_back"),  # the pipelines run it, and are watched
     "committed": (),
+    "rolled_back": (),  # the model before runs again; this bundle is not tried again
     "refused": (),  # remembered: only a higher revision has it tried again
+}
+
+TRIES: Final[Mapping[UpdateState, int]] = {
+    # How often the agent may begin a state, restarts included, before the bundle is refused; the
+    # limit of a trial is configured. Fetching may take weeks of short power.
+    "offered": 1000,
+    "fetching": 1000,
+    "verified": 5,
+    "staged": 5,
+    "probing": 5,
 }
 
 _NS: Final = 1_000_000_000
 _TURN_S: Final = 0.25
 _DISK_S: Final = 30.0  # after the disk has refused
 _EVENTS_N: Final = 64  # taken in one step
+_TRUST_S: Final = 300.0  # for a trust check, downloads included
+_REMIND_S: Final = 3600.0  # between two warnings that nothing is signed
+_WAKE: Final = Published(0)  # an event that only wakes the thread
 
 
 class Updater:
@@ -46,7 +70,8 @@ class Updater:
 
     Args:
         store: the bundles on disk.
-        port: of the link; None never listens.
+        trust: folder for what is believed.
+        port: of the link; None for a device without one.
         topics: names of the topics.
         device: this device's id.
         groups: that it belongs to.
@@ -63,6 +88,7 @@ class Updater:
         self,
         *,
         store: Store,
+        trust: Path,
         port: Port | None,
         topics: Topics,
         device: str,
@@ -72,14 +98,25 @@ class Updater:
         config: UpdateConfig,
         clock: Clock,
     ) -> None:
-        self._store, self._port, self._topics = store, port, topics
-        self._targets, self._config, self._clock = targets, config, clock
+        self._store, self._port = store, port
+        self._device, self._targets = device, targets
+        self._config, self._clock = config, clock
         self._reports = Reports(report, clock)
         names = {topics.desired_for_device(device, model): model for model in targets}
         for group in groups:
             names |= {topics.desired_for_group(group, model): model for model in targets}
         self._wanted = Wanted(names, answer_s=config.answer_s)
-        self._malformed: dict[str, str] = {}  # topic -> fault, to say it once
+        self._events: SimpleQueue[Event] = port.events if port else SimpleQueue()
+        self._way = make_ways(
+            config.ways if config.enabled else (),
+            port=port,
+            topics=topics,
+            device=device,
+            wake=lambda: self._events.put(_WAKE),
+        )
+        self._orders = self._make_orders(trust, groups) if config.root_file else None
+        self._remind_ns = 0
+        self._malformed: dict[str, str] = {}  # topic or model -> fault, to say it once
         self._jobs: dict[str, Job] = {}
         self._collect_ns: int | None = None  # when to free the disk; None for no need
         self._settled = {model: self._open(model) for model in targets}  # highest revision
@@ -87,13 +124,19 @@ class Updater:
     def initial(self, model: str) -> Model | None:
         """What a pipeline is to start with; before ``run``. Every call loads a model of its own.
 
-        A current bundle that is damaged or does not load gives way to the previous one, for good
-        and reported. One that does not fit a pipeline stays, since it is the configuration that
-        has changed: there is no model then.
+        A bundle that was on trial goes on being tried. A current bundle that is damaged or does
+        not load gives way to the previous one, for good and reported. One that does not fit a
+        pipeline stays, since it is the configuration that has changed: there is no model then.
 
         Raises:
             StorageError: the disk refused.
         """
+        job = self._jobs.get(model)
+        if job and job.journal.state == "trial":
+            try:
+                return Model.load(self._store.read(job.desired.sha256))
+            except (BundleError, InferenceError) as exc:
+                self._end_trial(job, str(exc))
         while (current := self._store.pointer(model).current) is not None:
             try:
                 bundle = self._store.read(current.sha256)
@@ -111,20 +154,23 @@ class Updater:
         """The latest report of each model; ``reason`` also says what an update waits for."""
         return self._reports.latest
 
+    @property
+    def trust(self) -> str:
+        """Whom the device believes, for the status: ``signed``, ``unsigned``, or what is wrong."""
+        if self._orders is not None:
+            return self._orders.fault or "signed"
+        return "unsigned" if self._config.enabled and self._config.unsigned else ""
+
     def run(self, stop: threading.Event) -> None:
         """Update models until ``stop`` is set."""
-        if self._port is None:
+        if not self._config.enabled:
             stop.wait()
             return
         try:
             while not stop.is_set():
                 self.step(wait_s=_TURN_S)
         finally:
-            for job in self._jobs.values():
-                if job.fetch:
-                    with suppress(StorageError):  # costs only fetching the last chunks again
-                        job.fetch.partial.sync()
-                job.pause()
+            self._pause()
 
     def step(self, wait_s: float = 0.0) -> None:
         """One bounded round: take what has arrived, move every update on, ask for what is due.
@@ -132,81 +178,139 @@ class Updater:
         Args:
             wait_s: longest wait for something to arrive.
         """
-        if (port := self._port) is None:
-            return
-        for event in take_events(port.events, n_max=_EVENTS_N, wait_s=wait_s):
+        for event in take_events(self._events, n_max=_EVENTS_N, wait_s=wait_s):
             self._on_event(event)
         now_ns = self._clock.monotonic_ns()
+        for answer in self._way.answers():
+            self._on_answer(answer, now_ns)
+        self._take_orders(now_ns)
         self._collect(now_ns)
         for job in list(self._jobs.values()):
             self._move(job, now_ns)
-        if port.connected:
-            self._ask(port, now_ns)
+        self._ask(now_ns)
+
+    def _pause(self) -> None:
+        """An orderly end: what was fetched is kept, and a trial that goes on is no crash."""
+        for job in self._jobs.values():
+            if job.fetch:
+                with suppress(StorageError):  # costs only fetching the last chunks again
+                    job.fetch.partial.sync()
+            job.pause()
+            if job.journal.state == "trial":
+                with suppress(StorageError):  # costs only one of the starts that are allowed
+                    self._store.record(
+                        job.desired.model, msgspec.structs.replace(job.journal, tries=0)
+                    )
+        if self._orders:
+            self._orders.close()
+        self._way.close()
 
     # --- what has arrived ---
 
     def _on_event(self, event: Event) -> None:
+        if isinstance(event, Up | Down):
+            self._wanted.connected()
+            for job in self._jobs.values():
+                if job.fetch:
+                    job.fetch.lost()
+        if self._way.take(event):
+            return
         match event:
-            case Up() | Down():
-                self._wanted.connected()
-                for job in self._jobs.values():
-                    if job.fetch:
-                        job.fetch.lost()
             case Message(topic=topic, payload=payload):
                 if model := self._wanted.model(topic):
-                    self._on_desired(model, topic, payload)
-                else:
-                    self._on_blob(topic.removeprefix(self._topics.blob("")), payload)
+                    self._on_hint(model, topic, payload)
             case Denied(topic=topic, reason=reason):
                 log.warning("the broker denies a subscription to %s: %s", topic, reason)
 
-    def _on_desired(self, model: str, topic: str, payload: bytes) -> None:
-        """A higher revision than any before starts an update, and ends one that is under way."""
+    def _on_hint(self, model: str, topic: str, payload: bytes) -> None:
+        """Look at the signed metadata; unsigned, believe it."""
         try:
             desired = self._wanted.read(topic, payload)
         except BundleError as exc:
-            self._on_malformed(model, topic, str(exc))
+            self._complain(topic, model, str(exc))
             return
         self._malformed.pop(topic, None)
+        if self._orders is not None:
+            self._orders.hint()
+        elif desired is not None and self._config.unsigned:
+            self._on_desired(model, desired)
+
+    def _take_orders(self, now_ns: int) -> None:
+        if self._orders is None:
+            self._remind(now_ns)
+            return
+        verdict = self._orders.step(now_ns)
+        if verdict is None:
+            return
+        for model, desired in verdict.desired.items():
+            self._malformed.pop(model, None)
+            self._on_desired(model, desired)
+        for model, fault in verdict.refused.items():
+            self._complain(model, model, fault)
+
+    def _on_desired(self, model: str, desired: Desired) -> None:
+        """A higher revision than any before starts an update, and ends one that is under way."""
         running = self._jobs.get(model)
         floor = max(self._settled[model], running.desired.revision if running else 0)
-        if desired is None or desired.revision <= floor:
+        if desired.revision <= floor:
             return
         if running:
+            if running.journal.state == "trial":
+                return  # it ends first: the model before is the only one that is proven
             self._drop(running)
-        self._jobs[model] = Job(desired, self._store, self._targets[model], self._config)
+        journal = Journal(desired=desired, state="offered")
+        try:
+            self._store.record(model, journal)
+        except StorageError as exc:  # the order comes again
+            log.error("the update of %s waits: %s", model, exc)  # noqa: TRY400 - it says all
+            return
+        self._jobs[model] = self._make_job(journal)
         self._collect_ns = 0
         self._reports.enter(model, desired, "offered")
 
-    def _on_malformed(self, model: str, topic: str, fault: str) -> None:
-        """Say it once: a retained message comes again after every reconnect."""
-        if self._malformed.get(topic) != fault:
-            self._malformed[topic] = fault
-            log.error("%s is refused: %s", topic, fault)
+    def _complain(self, about: str, model: str, fault: str) -> None:
+        """Say it once: orders come again and again."""
+        if self._malformed.get(about) != fault:
+            self._malformed[about] = fault
+            log.error("%s is refused: %s", about, fault)
             self._reports.enter(model, None, "refused", fault)
 
-    def _on_blob(self, digest: str, payload: bytes) -> None:
-        now_ns = self._clock.monotonic_ns()
+    def _on_answer(self, answer: Answer, now_ns: int) -> None:
+        if not isinstance(answer.want, Blob):
+            if self._orders:
+                self._orders.take(answer)
+            return
         for job in list(self._jobs.values()):
             try:
-                if job.fetch:
-                    job.fetch.take(digest, payload, now_ns)
+                if job.fetch and answer.data is None:
+                    job.fetch.absent(answer.want.sha256, now_ns)
+                elif job.fetch and answer.data is not None:
+                    job.fetch.take(answer.want.sha256, answer.data, now_ns)
             except BundleError as exc:
                 self._refuse(job, str(exc), now_ns)
             except StorageError as exc:
                 self._postpone(job, exc, now_ns)
 
-    def _ask(self, port: Port, now_ns: int) -> None:
-        """Subscribe what is due; all updates share one window."""
-        if topics := self._wanted.due(now_ns):
-            port.subscribe(topics)
+    def _ask(self, now_ns: int) -> None:
+        """Ask for what is due; all updates share one window."""
+        if self._port and self._port.connected and (topics := self._wanted.due(now_ns)):
+            self._port.subscribe(topics)
+        if not self._way.ready:
+            return
         fetches = [job.fetch for job in self._jobs.values() if job.fetch]
         for fetch in fetches:
             plan = fetch.plan(now_ns, max(1, self._config.window_n // len(fetches)))
-            if plan.unsubscribe:
-                port.unsubscribe([self._topics.blob(digest) for digest in plan.unsubscribe])
-            if plan.subscribe:
-                port.subscribe([self._topics.blob(digest) for digest in plan.subscribe])
+            if plan.drop:
+                self._way.drop(plan.drop)
+            if plan.ask:
+                self._way.ask(plan.ask)
+
+    def _remind(self, now_ns: int) -> None:
+        if self._config.enabled and self._config.unsigned and now_ns >= self._remind_ns:
+            self._remind_ns = now_ns + round(_REMIND_S * _NS)
+            log.warning(
+                "UNSIGNED: this device runs any model that the broker names. For development only"
+            )
 
     # --- an update on its way ---
 
@@ -219,35 +323,66 @@ class Updater:
             while now_ns >= job.retry_ns and (state := job.advance(now_ns)):
                 self._enter(job, state)
         except (BundleError, InferenceError) as exc:
-            self._refuse(job, str(exc), now_ns)
+            if job.journal.state == "trial":
+                self._go_back(job, str(exc), now_ns)
+            else:
+                self._refuse(job, str(exc), now_ns)
         except StorageError as exc:
             self._postpone(job, exc, now_ns)
         if job in self._jobs.values():
-            self._reports.note(job.desired, job.state, job.note)
+            self._reports.note(job.desired, job.journal.state, job.note)
 
     def _enter(self, job: Job, state: UpdateState, reason: str = "") -> None:
-        assert state in TRANSITIONS[job.state], f"there is no way from {job.state} to {state}"
-        job.state, job.note = state, ""
-        self._reports.enter(job.desired.model, job.desired, state, reason)
+        """On disk first, then in memory; then it is told.
+
+        Raises:
+            StorageError: the disk refused; nothing has changed.
+        """
+        now, desired = job.journal.state, job.desired
+        assert state in TRANSITIONS[now], f"there is no way from {now} to {state}"
+        if state == "committed":
+            self._store.commit(desired.model, installed(desired))
+        elif TRANSITIONS[state]:
+            journal = msgspec.structs.replace(job.journal, state=state, tries=1)
+            self._store.record(desired.model, journal)
+        if job.fetch and state != "fetching":
+            self._way.drop(job.fetch.asked)
+            job.fetch = None
+        job.journal, job.note = msgspec.structs.replace(job.journal, state=state, tries=1), ""
+        self._reports.enter(desired.model, desired, state, reason)
         if not TRANSITIONS[state]:
-            self._settled[job.desired.model] = job.desired.revision
+            self._settled[desired.model] = desired.revision
             self._drop(job)
 
     def _refuse(self, job: Job, reason: str, now_ns: int) -> None:
-        """Remember the refusal, then enter it; what is current already is given up."""
-        model = job.desired.model
-        refusal = _refusal(job.desired, reason)
+        """Remember the refusal, then enter it."""
         try:
-            current = self._store.pointer(model).current
-            if current and current.sha256 == refusal.sha256:
-                self._store.fall_back(model, refusal)
-            else:
-                self._store.refuse(model, refusal)
+            self._store.refuse(job.desired.model, _refusal(job.desired, reason))
         except StorageError as exc:
             self._postpone(job, exc, now_ns)
             return
-        log.error("%s %s is refused: %s", model, refusal.version, reason)
+        log.error("%s %s is refused: %s", job.desired.model, job.desired.version, reason)
         self._enter(job, "refused", reason)
+
+    def _go_back(self, job: Job, reason: str, now_ns: int) -> None:
+        """The trial has failed: the model before decides again, and this one is not taken again."""
+        try:
+            self._end_trial(job, reason)
+        except StorageError as exc:
+            self._postpone(job, exc, now_ns)
+            return
+        try:
+            job.go_back()
+        except (BundleError, InferenceError, StorageError) as exc:
+            # The pipelines go on with what they have; the next start finds what is whole.
+            log.error("the model before cannot be loaded: %s", exc)  # noqa: TRY400 - it says all
+
+    def _end_trial(self, job: Job, reason: str) -> None:
+        desired = job.desired
+        refusal = msgspec.structs.replace(_refusal(desired, reason), trial=True)
+        self._store.refuse(desired.model, refusal)
+        log.error("%s %s is rolled back: %s", desired.model, desired.version, reason)
+        self._enter(job, "rolled_back", reason)
 
     def _postpone(self, job: Job, exc: StorageError, now_ns: int) -> None:
         """The disk may have room again later: what is on it stays, the same state goes on."""
@@ -256,7 +391,7 @@ class Updater:
         if job.note != str(exc):
             job.note = str(exc)
             log.error("the update of %s waits: %s", job.desired.model, job.note)
-            self._reports.enter(job.desired.model, job.desired, job.state, job.note)
+            self._reports.enter(job.desired.model, job.desired, job.journal.state, job.note)
 
     def _drop(self, job: Job) -> None:
         self._let_go(job)
@@ -264,8 +399,8 @@ class Updater:
         self._collect_ns = 0
 
     def _let_go(self, job: Job) -> None:
-        if job.fetch and self._port and (digests := job.fetch.subscribed):
-            self._port.unsubscribe([self._topics.blob(digest) for digest in digests])
+        if job.fetch:
+            self._way.drop(job.fetch.asked)
         job.pause()
 
     # --- the store ---
@@ -276,7 +411,52 @@ class Updater:
         self._reports.restore(pointer)
         if fault := self._store.repaired.get(model):
             self._reports.enter(model, pointer.current, "refused", fault)
+        if pointer.update is not None and self._config.enabled:
+            self._resume(model, pointer.update)
+            pointer = self._store.pointer(model)
         return pointer.revision
+
+    def _resume(self, model: str, journal: Journal) -> None:
+        """Go on with an update that an end of the agent has interrupted, or give it up."""
+        state, tries = journal.state, journal.tries + 1
+        limit = self._config.trial.starts_max if state == "trial" else TRIES[state]
+        if tries <= limit:
+            journal = msgspec.structs.replace(journal, tries=tries)
+            self._store.record(model, journal)
+            self._jobs[model] = self._make_job(journal, is_running=state == "trial")
+            self._reports.enter(model, journal.desired, state)
+            return
+        reason = f"the agent ended {limit} times in the state {state}"
+        refusal = _refusal(journal.desired, reason)
+        self._store.refuse(model, msgspec.structs.replace(refusal, trial=state == "trial"))
+        outcome: UpdateState = "rolled_back" if state == "trial" else "refused"
+        log.error("%s %s is given up: %s", model, journal.desired.version, reason)
+        self._reports.enter(model, journal.desired, outcome, reason)
+
+    def _make_job(self, journal: Journal, *, is_running: bool = False) -> Job:
+        return Job(
+            journal,
+            device=self._device,
+            store=self._store,
+            targets=self._targets[journal.desired.model],
+            config=self._config,
+            is_running=is_running,
+        )
+
+    def _make_orders(self, trust: Path, groups: Sequence[str]) -> Orders:
+        def check() -> TrustCheck:
+            return TrustCheck(
+                trust,
+                root=Path(self._config.root_file or ""),
+                device=self._device,
+                groups=groups,
+                models=tuple(self._targets),
+                seconds=_TRUST_S,
+                now=self._clock.wall(),
+            )
+
+        config = self._config
+        return Orders(self._way, check, answer_s=config.answer_s, check_s=config.check_s)
 
     def _fall_back(self, model: str, current: Installed, fault: str) -> None:
         """What is whole and yet cannot be used is refused; what is damaged may come again."""
@@ -294,7 +474,9 @@ class Updater:
         if self._collect_ns is None or now_ns < self._collect_ns:
             return
         try:
-            self._store.collect({job.desired.sha256 for job in self._jobs.values()})
+            wanted = [job.desired for job in self._jobs.values()]
+            payloads = {payload.sha256 for desired in wanted for payload in desired.payloads}
+            self._store.collect({desired.sha256 for desired in wanted} | payloads)
             self._collect_ns = None
         except StorageError as exc:  # costs only space: tried again
             log.warning("old bundles cannot be removed: %s", exc)

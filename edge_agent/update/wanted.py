@@ -12,7 +12,6 @@ from typing import Final
 
 from edge_agent.contract.errors import BundleError, LinkError
 from edge_agent.contract.messages import Desired, decode
-from edge_agent.contract.trust import admit
 
 _NS: Final = 1_000_000_000
 _PAUSES_S: Final = (10.0, 30.0, 300.0)  # after the second, third and every further subscription
@@ -59,7 +58,7 @@ class Wanted:
             return None
         model = self._topics[topic]
         try:
-            desired = decode(admit(f"desired state of {model}", payload, None), Desired)
+            desired = decode(payload, Desired)
         except LinkError as exc:
             raise BundleError(f"{exc}: publish the bundle again") from exc
         if fault := desired.fault:

@@ -127,7 +127,7 @@ def test_what_the_byte_cap_drops_is_accounted_for_exactly(programs, home, tmp_pa
     config = write_config(
         home,
         f"mqtt://127.0.0.1:{port}",
-        [pipeline({"type": "jsonl"})],
+        [pipeline({"type": "jsonl"}, record="fired", record_raw="window")],
         outbox={"bytes_max": 1024 * 1024, "flush_s": 0.05},
     )
     agent = programs.agent(config)
@@ -144,6 +144,7 @@ def test_what_the_byte_cap_drops_is_accounted_for_exactly(programs, home, tmp_pa
     assert {body["reason"] for body in ledgers} <= {"byte cap", "queue full"}
     assert result["ledgered"] > 1000
     assert result["produced"] == result["received"] + result["ledgered"]
-    offered = (readings_n - LENGTH + 1) + 1 + sum(row.kind in {"ledger", "metrics"} for row in rows)
+    others = sum(row.kind in {"decision", "ledger", "metrics"} for row in rows)
+    offered = (readings_n - LENGTH + 1) + 1 + others
     assert result["produced"] + result["unsequenced"] == offered
     assert gaps(rows) == []

@@ -9,7 +9,6 @@ from bundles import make_bundle
 
 from edge_agent.contract.chunks import cut
 from edge_agent.contract.messages import Desired, decode, encode
-from edge_agent.contract.topics import CHUNK_BYTES
 from edge_agent.fleet.__main__ import EXIT_REFUSED
 
 from .ears import TOPICS
@@ -37,10 +36,9 @@ def announcement(model, version, data):
         revision=5,
         model=model,
         version=version,
-        sha256=whole.sha256,
+        sha256=whole.payload.sha256,
         bytes=len(data),
-        chunk_bytes=CHUNK_BYTES,
-        index=whole.index,
+        payloads=(whole.payload,),
     )
     topic = TOPICS.desired_for_device("pi-1", model)
     blobs = [(TOPICS.blob(digest), blob) for digest, blob in whole.blobs.items()]
@@ -85,7 +83,9 @@ def test_a_pushed_model_takes_over_without_a_missed_window(programs, home, eithe
     assert versions == sorted(versions)
     assert set(versions) == {"1.0.0", "1.1.0"}
     states = [row.body["state"] for row in sorted(rows) if row.kind == "update"]
-    assert states == ["offered", "fetching", "verified", "probing", "staged", "committed"]
+    assert states == [
+        *("offered", "fetching", "verified", "staged", "probing", "trial", "committed"),
+    ]
 
 
 def test_a_broker_killed_in_the_middle_of_a_publish_does_not_keep_the_model_away(
@@ -183,7 +183,7 @@ def test_what_does_not_fit_is_refused_with_the_reason_and_the_old_model_decides_
         "channels": "wants the channels a, c",
         "golden": "golden",
         "newer": "needs agent 99.0.0",
-        "digest": "do not add up to the announced digest",
+        "digest": "does not give the announced digest",
     }.items():
         assert words in reasons[name]
     many = count_rows(path) + 100

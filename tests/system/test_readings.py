@@ -1,5 +1,7 @@
 """What goes wrong with readings, and what it must not touch."""
 
+import json
+
 import pytest
 from bundles import make_bundle
 
@@ -80,3 +82,31 @@ def test_a_failing_source_disturbs_no_other_and_is_taken_up_when_it_is_there(
     assert readings(rows, "bad") == list(range(LENGTH, 51))
     numbers = readings(rows)
     assert numbers == list(range(LENGTH, LENGTH + len(numbers)))
+
+
+@pytest.mark.parametrize("send", ["at_once", "confirmed", "kept"])
+def test_every_decision_on_readings_from_the_broker_goes_back_to_it(
+    send, programs, listen, home, broker
+):
+    (home / "motion.bundle").write_bytes(make_bundle(channels=CHANNELS))
+    ears = listen(broker, "decisions/motion")
+    action = {"type": "mqtt", "topic": "decisions/motion", "send": send, "every": "window"}
+    source = {"type": "mqtt", "topic": "sensors/motion"}
+    agent = programs.agent(write_config(home, broker.url, [pipeline(source, actions=[action])]))
+
+    def decided() -> list[int]:
+        return [json.loads(text)["reading"] for text in ears.payloads("decisions/motion")]
+
+    def first() -> bool:
+        ears.publish([("sensors/motion", json.dumps(GOOD).encode())])
+        return bool(decided())
+
+    wait_for(first, "a decision")
+    ears.publish(
+        ("sensors/motion", json.dumps([number / 100, 0.5]).encode()) for number in range(300)
+    )
+    wait_for(lambda: len(decided()) >= 300, "a message for each window")
+    assert agent.terminate() == 0
+    wait_for(lambda: ears.status().reason == "stopped", "the last status")
+    windows = ears.status().pipelines[0].counts["windows"]
+    assert decided() == list(range(LENGTH, LENGTH + windows))

@@ -25,16 +25,27 @@ class Blob(msgspec.Struct, frozen=True):
     offset: int
     bytes: int
 
+    @property
+    def name(self) -> str:
+        """Its path below a repository, and its topic below the prefix."""
+        return f"blob/{self.sha256}"
+
 
 class File(msgspec.Struct, frozen=True):
-    """A file of the signed metadata to get, by its name, such as ``3.root.json``.
+    """A file of the signed metadata to get, such as ``3.root.json``.
 
     Attributes:
-        bytes_max: more must not be read.
+        file: its name.
+        bytes: at most so many.
     """
 
-    name: str
-    bytes_max: int
+    file: str
+    bytes: int
+
+    @property
+    def name(self) -> str:
+        """Its path below a repository."""
+        return f"trust/{self.file}"
 
 
 Want = Blob | File
@@ -71,11 +82,15 @@ class Way(Protocol):
         ...
 
     def take(self, event: Event) -> bool:
-        """Look at an event of the link; whether it was this way's. Ways without MQTT say False."""
+        """Look at an event of the link; whether it was a message for this way."""
         ...
 
     def answers(self) -> list[Answer]:
-        """What has come since the last call, at most as much as one round can use."""
+        """What has come since the last call."""
+        ...
+
+    def news(self) -> bool:
+        """Whether there may be new metadata, as far as this way can tell, since the last call."""
         ...
 
     def close(self) -> None:

@@ -1,0 +1,1 @@
+"""The agent against what people use, over MQTT on one core."""

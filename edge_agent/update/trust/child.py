@@ -1,0 +1,219 @@
+"""The process that checks signed metadata: python-tuf's client, fed by the agent through pipes.
+
+Run as ``python -m edge_agent.update.trust.child``; :mod:`.protocol` is what it says. It knows no
+network. python-tuf is heavy to import, and on a device nothing else imports it.
+
+The clock that expiry is judged by is never behind the day on which this agent was made, nor behind
+the newest time that was signed for; a Pi has no battery clock. What was signed for counts up to the
+day on which the offline roles expire: a thief of the online keys cannot make these expire for us.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from hashlib import sha256
+from pathlib import Path
+from typing import Final
+from urllib.parse import unquote
+
+import msgspec
+from tuf.api.exceptions import (
+    DownloadError,
+    DownloadHTTPError,
+    ExpiredMetadataError,
+    RepositoryError,
+)
+from tuf.api.metadata import Metadata, Root, Snapshot, Targets, Timestamp
+from tuf.ngclient import Updater
+from tuf.ngclient.fetcher import FetcherInterface
+
+from edge_agent.contract.errors import BundleError, StorageError
+from edge_agent.contract.messages import Desired
+from edge_agent.contract.release import ISSUED
+from edge_agent.update.bounds import bound
+from edge_agent.update.disk import Disk
+from edge_agent.update.trust.mark import Mark, read_mark, write_mark
+from edge_agent.update.trust.protocol import ABSENT, LENGTH, Answer, Ask
+from edge_agent.update.trust.resolve import Target, resolve
+
+MADE: Final = datetime(2026, 11, 27, tzinfo=UTC)
+"""No clock of a device that runs this agent is before this day; moved with every release."""
+
+_URL: Final = "edge:/"
+_NOT_FOUND: Final = 404
+
+
+class Piped(FetcherInterface):
+    """Fetches by asking whoever started this process.
+
+    Args:
+        get: gives a file's content by its name, or None.
+    """
+
+    def __init__(self, get: Callable[[str], bytes | None]) -> None:
+        self._get = get
+
+    def _fetch(self, url: str) -> Iterator[bytes]:
+        name = unquote(url.removeprefix(_URL).lstrip("/"))
+        data = self._get(name)
+        if data is None:
+            raise DownloadHTTPError(f"there is no {name}", _NOT_FOUND)
+        return iter([data])
+
+
+def main() -> None:
+    """Answer the question on standard input."""
+    source, sink = os.fdopen(0, "rb"), os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # whatever a library prints must not stand in the answer
+    ask = msgspec.json.decode(source.readline(), type=Ask)
+    bound(ask.seconds, ask.bytes_max)
+
+    def get(name: str) -> bytes | None:
+        sink.write(msgspec.json.encode({"want": name}) + b"\n")
+        sink.flush()
+        (length,) = LENGTH.unpack(source.read(LENGTH.size))
+        return None if length == ABSENT else source.read(length)
+
+    sink.write(msgspec.json.encode(answer(ask, get)) + b"\n")
+    sink.flush()
+
+
+def answer(ask: Ask, get: Callable[[str], bytes | None]) -> Answer:
+    """Bring the metadata up to date and look up what the device is to run."""
+    folder = Path(ask.folder)
+    try:
+        updater = refresh(folder, Path(ask.root).read_bytes(), get, ask.now)
+        found = _resolved(updater, ask)
+        sync(folder)
+    except ExpiredMetadataError as exc:
+        reason = f"{exc}: edge-fleet refresh or keys renew mends it, or the clock of this device"
+        return Answer(ok=False, later=True, reason=reason)
+    except DownloadError as exc:
+        return Answer(ok=False, later=True, reason=f"the signed metadata are not whole: {exc}")
+    except RepositoryError as exc:
+        return Answer(ok=False, reason=f"the signed metadata cannot be trusted: {exc}")
+    except (RollbackError, StorageError) as exc:
+        return Answer(ok=False, reason=str(exc))
+    except OSError as exc:
+        return Answer(ok=False, later=True, reason=f"{exc.filename}: {exc.strerror}")
+    return found
+
+
+class RollbackError(BundleError):
+    """The metadata are older than what was trusted before."""
+
+
+def refresh(
+    folder: Path,
+    root: bytes,
+    get: Callable[[str], bytes | None],
+    now: float,
+) -> Updater:
+    """An updater whose metadata are verified, current, and not below the mark, which is raised.
+
+    Args:
+        folder: of this device's trust; made when absent.
+        root: the root metadata that the device was provisioned with.
+        get: gives files by name.
+        now: seconds since 1970 by the device's clock.
+
+    Raises:
+        RepositoryError, DownloadError: of python-tuf.
+        RollbackError: they are older than what was trusted before.
+        StorageError: the mark cannot be read or written.
+    """
+    cache = folder / "metadata"
+    cache.mkdir(parents=True, exist_ok=True)
+    mark = read_mark(folder / "mark.json")
+    try:
+        updater = _refreshed(cache, root, get, floor(now, mark.issued))
+    except ExpiredMetadataError:
+        if keys_of(Metadata[Root].from_file(str(cache / "root.json")).signed) == mark.keys:
+            raise
+        updater = _refreshed(cache, root, get, floor(now, 0.0))  # the time was that of other keys
+    seen = seen_in(cache)
+    if fault := mark.rollback(seen):
+        raise RollbackError(f"an older release is offered: {fault}")
+    sync(cache)
+    raised = mark.raised(seen)
+    if raised != mark:
+        write_mark(folder / "mark.json", raised, Disk())
+    return updater
+
+
+def _refreshed(
+    cache: Path, root: bytes, get: Callable[[str], bytes | None], at: datetime
+) -> Updater:
+    updater = Updater(str(cache), _URL, fetcher=Piped(get), bootstrap=root)
+    # There is no public way to say what time it is.
+    updater._trusted_set.reference_time = at  # noqa: SLF001 (see above)
+    updater.refresh()
+    return updater
+
+
+def keys_of(root: Root) -> str:
+    """A name for the keys that sign timestamp and snapshot."""
+    online = [root.roles[name] for name in (Timestamp.type, Snapshot.type)]
+    keys = "/".join(f"{role.threshold}:{','.join(sorted(role.keyids))}" for role in online)
+    return sha256(keys.encode()).hexdigest()[:16]
+
+
+def floor(now: float, issued: float) -> datetime:
+    """The time to judge expiry by, for a device whose clock says ``now``."""
+    return max(MADE, datetime.fromtimestamp(max(now, issued, 0.0), UTC))
+
+
+def seen_in(cache: Path) -> Mark:
+    """The versions of the metadata that python-tuf has verified and kept."""
+    root = Metadata[Root].from_file(str(cache / "root.json")).signed
+    timestamp = Metadata[Timestamp].from_file(str(cache / "timestamp.json")).signed
+    snapshot = Metadata[Snapshot].from_file(str(cache / "snapshot.json")).signed
+    targets = Metadata[Targets].from_file(str(cache / "targets.json")).signed
+    issued = timestamp.unrecognized_fields.get(ISSUED, 0.0)
+    latest = min(root.expires, targets.expires).timestamp() - 1  # expired is from that second on
+    return Mark(
+        root=root.version,
+        keys=keys_of(root),
+        timestamp=timestamp.version,
+        snapshot=snapshot.version,
+        roles={name: file.version for name, file in snapshot.meta.items()},
+        issued=min(issued, latest) if isinstance(issued, int | float) else 0.0,
+    )
+
+
+def sync(folder: Path) -> None:
+    """Make everything in a folder durable: python-tuf does not."""
+    disk = Disk()
+    for path in sorted(folder.rglob("*")):
+        if not path.is_symlink():
+            disk.sync(path)
+    disk.sync(folder)
+
+
+def _resolved(updater: Updater, ask: Ask) -> Answer:
+    desired, refused = dict[str, Desired](), dict[str, str]()
+    for model in ask.models:
+        try:
+            found = resolve(_finder(updater), device=ask.device, groups=ask.groups, model=model)
+        except BundleError as exc:
+            refused[model] = str(exc)
+            continue
+        if found is not None:
+            desired[model] = found
+    return Answer(ok=True, desired=desired, refused=refused)
+
+
+def _finder(updater: Updater) -> Callable[[str], Target | None]:
+    def find(path: str) -> Target | None:
+        info = updater.get_targetinfo(path)
+        if info is None:
+            return None
+        return Target(info.length, info.hashes.get("sha256", ""), info.custom or {})
+
+    return find
+
+
+if __name__ == "__main__":
+    main()
