@@ -31,7 +31,7 @@ TIMEOUT_S = 10.0
 
 def main() -> int:
     """Run, count, print RESULT; 0 when everything passed."""
-    suite = Path(sys.argv[1]) if len(sys.argv) == 2 else Path()
+    suite = Path(sys.argv[1]).resolve() if len(sys.argv) == 2 else Path("none")
     if not (suite / "tuf_conformance").is_dir():
         return stop("make conformance SUITE=FOLDER: name a checkout of tuf-conformance")
     if shutil.which("faketime") is None:
@@ -117,11 +117,14 @@ def run(python: Path, suite: Path, broker: str) -> int:
             "EDGE_CONFORMANCE_BROKER": broker,
             "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
         },
+        cwd=suite,  # or pytest would take our settings
         check=False,
     ).returncode
     summary = json.loads(report.read_text())["summary"]
     passed = summary.get("passed", 0)
     failed = summary["total"] - passed
+    if not passed + failed:
+        return stop("the suite has run no test: see above")
     print(f"RESULT {json.dumps({'passed': passed, 'failed': failed})}")
     return 0 if code == 0 and not failed else 1
 
