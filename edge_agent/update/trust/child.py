@@ -115,6 +115,7 @@ def refresh(
     get: Callable[[str], bytes | None],
     now: float,
     url: str = _URL,
+    made: datetime = MADE,
 ) -> Updater:
     """An updater whose metadata are verified, current, and not below the mark, which is raised.
 
@@ -125,6 +126,7 @@ def refresh(
         get: gives files by name.
         now: seconds since 1970 by the device's clock.
         url: what names begin with, and python-tuf needs; ``get`` sees the rest.
+        made: no clock is before this day.
 
     Raises:
         RepositoryError, DownloadError: of python-tuf.
@@ -132,14 +134,15 @@ def refresh(
         StorageError: the mark cannot be read or written.
     """
     cache.mkdir(parents=True, exist_ok=True)
+    Disk().sync(mark_path.parent.parent)  # or a power cut could take the mark with its folder
     mark = read_mark(mark_path)
     try:
-        updater = _refreshed(cache, root, get, url, floor(now, mark.issued))
+        updater = _refreshed(cache, root, get, url, floor(now, mark.issued, made))
     except ExpiredMetadataError:
         if keys_of(Metadata[Root].from_file(str(cache / "root.json")).signed) == mark.keys:
             raise
         updater = _refreshed(
-            cache, root, get, url, floor(now, 0.0)
+            cache, root, get, url, floor(now, 0.0, made)
         )  # the time was that of other keys
     seen = seen_in(cache)
     if fault := mark.rollback(seen):
@@ -168,9 +171,9 @@ def keys_of(root: Root) -> str:
     return sha256(keys.encode()).hexdigest()[:16]
 
 
-def floor(now: float, issued: float) -> datetime:
+def floor(now: float, issued: float, made: datetime = MADE) -> datetime:
     """The time to judge expiry by, for a device whose clock says ``now``."""
-    return max(MADE, datetime.fromtimestamp(max(now, issued, 0.0), UTC))
+    return max(made, datetime.fromtimestamp(max(now, issued, 0.0), UTC))
 
 
 def seen_in(cache: Path) -> Mark:
