@@ -85,6 +85,11 @@ class FieldTest:
         if self._config.trial.disagreement_max is not None and self._old is not None:
             self._compare(self._old)
 
+    @property
+    def waits(self) -> bool:
+        """Whether a pipeline has not taken the new model yet."""
+        return not all(event.is_set() for event in self._taken)
+
     def fault(self) -> str | None:
         """Why the new model must go back; None while it may stay."""
         faults = (illness(target.health(), self._config.trial) for target in self._targets)
@@ -92,7 +97,7 @@ class FieldTest:
 
     def is_over(self, now_ns: int) -> bool:
         """Whether it was watched for long enough by every pipeline."""
-        if not all(event.is_set() for event in self._taken):
+        if self.waits:
             self._began_ns = now_ns if now_ns - self._began_ns < _SWAP_S * _NS else self._began_ns
             return False
         lasted_s = (now_ns - self._began_ns) / _NS

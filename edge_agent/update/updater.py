@@ -58,6 +58,7 @@ TRIES: Final[Mapping[UpdateState, int]] = {
 
 _NS: Final = 1_000_000_000
 _TURN_S: Final = 0.25
+_CHILD_TURN_S: Final = 0.01  # while a child process or a pipeline is about to answer
 _DISK_S: Final = 30.0  # after the disk has refused
 _EVENTS_N: Final = 64  # taken in one step
 _TRUST_S: Final = 300.0  # for a trust check, downloads included
@@ -168,7 +169,7 @@ class Updater:
             return
         try:
             while not stop.is_set():
-                self.step(wait_s=_TURN_S)
+                self.step(wait_s=_CHILD_TURN_S if self._watches else _TURN_S)
         finally:
             self._pause()
 
@@ -188,6 +189,12 @@ class Updater:
         for job in list(self._jobs.values()):
             self._move(job, now_ns)
         self._ask(now_ns)
+
+    @property
+    def _watches(self) -> bool:
+        """Whether something is to be looked at that puts no event on the queue."""
+        checks = self._orders is not None and self._orders.busy
+        return checks or any(job.watches for job in self._jobs.values())
 
     def _pause(self) -> None:
         """An orderly end: what was fetched is kept, and a trial that goes on is no crash."""
