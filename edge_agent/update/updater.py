@@ -115,6 +115,7 @@ class Updater:
             device=device,
             wake=lambda: self._events.put(_WAKE),
         )
+        self._answers: list[Answer] = []  # for the next step
         self._orders = self._make_orders(trust, groups) if config.root_file else None
         self._remind_ns = 0
         self._malformed: dict[str, str] = {}  # topic or model -> fault, to say it once
@@ -179,16 +180,18 @@ class Updater:
         Args:
             wait_s: longest wait for something to arrive.
         """
+        wait_s = 0.0 if self._answers else wait_s
         for event in take_events(self._events, n_max=_EVENTS_N, wait_s=wait_s):
             self._on_event(event)
         now_ns = self._clock.monotonic_ns()
-        for answer in self._way.answers():
+        for answer in (*self._answers, *self._way.answers()):
             self._on_answer(answer, now_ns)
         self._take_orders(now_ns)
         self._collect(now_ns)
         for job in list(self._jobs.values()):
             self._move(job, now_ns)
         self._ask(now_ns)
+        self._answers = self._way.answers()  # some ways answer within the question
 
     @property
     def _watches(self) -> bool:
