@@ -62,6 +62,11 @@ class LocalBroker:
                 raise StepError(f"{self.kind} does not listen on port {self._port}")
             time.sleep(_POLL_S)
 
+    @property
+    def pid(self) -> int:
+        """Its process id; only after it was started."""
+        return self._program.pid
+
     def cut(self) -> None:
         """End it as a power cut would."""
         self._program.end(signal.SIGKILL)

@@ -67,6 +67,12 @@ class Program:
         """Whether it was started and has not ended."""
         return self._process is not None and self._process.poll() is None
 
+    @property
+    def pid(self) -> int:
+        """Its process id; only after it was started."""
+        assert self._process is not None, "started before"
+        return self._process.pid
+
     def require_running(self) -> None:
         """Raise StepError when it has ended although nobody wanted it to."""
         if not self.running:

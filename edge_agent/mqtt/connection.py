@@ -297,11 +297,12 @@ class Connection:
         self._mailbox.finish(publish, event)
 
     def _on_subscribe(
-        self, _client: Client, _data: Any, mid: int, codes: list[ReasonCode], _: Properties
+        self, client: Client, _data: Any, mid: int, codes: list[ReasonCode], _: Properties
     ) -> None:
         part = self._subscribing.pop(mid, None)
         if part is None:
             return
+        _acknowledge_at_once(client.socket())
         for topic_filter, code in zip(part.topics, codes, strict=False):
             if code.is_failure:
                 self._deny(part.port, topic_filter, code.getName())
@@ -320,3 +321,13 @@ class Connection:
 def _send_at_once(_client: Client, _data: Any, sock: Any) -> None:
     """Set TCP_NODELAY, which paho does not: a windowed pull of 5 MB is 20 times faster."""
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def _acknowledge_at_once(sock: Any) -> None:
+    """Acknowledge a SUBACK by TCP now, not 40 ms later: the retained messages wait for that.
+
+    A broker that does not set TCP_NODELAY, as mosquitto by default, sends nothing small while
+    something small is unacknowledged. Linux alone has the option, and forgets it by itself.
+    """
+    if hasattr(socket, "TCP_QUICKACK"):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)

@@ -18,6 +18,9 @@ from edge_agent.contract.errors import BundleError
 from edge_agent.update.partial import Partial, WrongBlobError
 from edge_agent.update.ways.base import Blob
 
+SYNC_S: Final = 1.0
+"""Seconds between two syncs: a power cut costs at most what was loaded in so long."""
+
 WRONG_MAX: Final = 5
 """Wrong answers for one blob after which the bundle is refused."""
 
@@ -50,6 +53,7 @@ class Fetch:
         self._bytes_per_s, self._free_ns = bytes_per_s, 0  # when the link is free again
         self._answer_s = self._patience_s = answer_s
         self._progress_ns = 0  # when anything arrived last
+        self._sync_ns = 0  # when the next sync is due
         self._asked: dict[str, tuple[Blob, int]] = {}  # digest -> when
         self._later: dict[str, int] = {}  # digest -> when it is due again
         self._silences: dict[str, int] = {}
@@ -104,6 +108,7 @@ class Fetch:
         except WrongBlobError:
             self._count_wrong(digest, now_ns)
             return
+        self._sync(now_ns)
         self._forget(digest)
         if not (self._fresh or self._asked or self._later):  # the index is there: chunks begin
             self._fresh = OrderedDict.fromkeys(self.partial.missing)
@@ -119,6 +124,12 @@ class Fetch:
         if digest in self._asked:
             silences = self._silences[digest] = max(_LATER, self._silences.get(digest, 0) + 1)
             self._put_off(digest, now_ns, silences - _LATER)
+
+    def _sync(self, now_ns: int) -> None:
+        """Make what has arrived durable from time to time; a fast link does not wait for it."""
+        if now_ns >= self._sync_ns:
+            self.partial.sync()
+            self._sync_ns = now_ns + round(SYNC_S * _NS)
 
     def _spend(self, count: int, now_ns: int) -> None:
         """Note when the link is free again after so many bytes."""

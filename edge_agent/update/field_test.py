@@ -103,6 +103,11 @@ class FieldTest:
             target.accompany(shadow)
             self._shadows.append(shadow)
 
+    @property
+    def waits(self) -> bool:
+        """Whether a pipeline has not taken the new model yet."""
+        return not all(event.is_set() for event in self._taken)
+
     def fault(self) -> str | None:
         """Why the new model must go back; None while it may stay."""
         faults = (illness(target.health(), self._config.trial) for target in self._targets)
@@ -110,7 +115,7 @@ class FieldTest:
 
     def is_over(self, now_ns: int) -> bool:
         """Whether it was watched for long enough by every pipeline."""
-        if not all(event.is_set() for event in self._taken):
+        if self.waits:
             return False
         if self._began_ns is None:
             self._began_ns = now_ns

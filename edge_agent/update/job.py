@@ -76,6 +76,12 @@ class Job:
         """The bundle."""
         return self.journal.desired
 
+    @property
+    def watches(self) -> bool:
+        """Whether a child process or a pipeline is about to answer."""
+        waits = self._field_test is not None and self._field_test.waits
+        return waits or self.journal.state == "probing"
+
     def advance(self, now_ns: int) -> UpdateState | None:
         """Do what the state asks for.
 

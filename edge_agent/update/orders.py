@@ -44,6 +44,11 @@ class Orders:
         self._pause_s = _PAUSES_S[0]
         self.fault = ""
 
+    @property
+    def busy(self) -> bool:
+        """Whether a check is at work, rather than waiting for the network or for a hint."""
+        return self._check is not None and self._check.wanted is None
+
     def hint(self) -> None:
         """There may be new orders."""
         self._due_ns, self._pause_s = 0, _PAUSES_S[0]

@@ -4,10 +4,9 @@
 
     partial/SHA256/index-N    index blobs, each put in place whole
     partial/SHA256/data       the payload, its full size reserved at once
-    partial/SHA256/done       one bit a chunk, first chunk in the lowest bit of the first byte
 
-A bit is set on disk only after its chunk is durable, and on resuming every chunk so marked is
-hashed again: a bit that a power cut invented costs one fetch and does no harm.
+There is no list of what has arrived: on resuming every chunk is hashed, which no kill or power cut
+can lie about. A kill costs no chunk that was written, a power cut those since the last sync.
 """
 
 from __future__ import annotations
@@ -24,9 +23,6 @@ from edge_agent.contract.release import Payload
 from edge_agent.contract.topics import CHUNK_BYTES
 from edge_agent.update.disk import Disk, storage
 from edge_agent.update.ways.base import Blob
-
-SYNC_N: Final = 16
-"""Chunks between two syncs: what a kill may cost."""
 
 ROOM_BYTES: Final = 64 * 1024 * 1024
 """What a bundle must leave free on the disk: the outbox shares it."""
@@ -94,8 +90,7 @@ class Partial:
         self._room_bytes = room_bytes
         self._index: dict[str, bytes] = {}
         self._places: dict[str, list[int]] = {}
-        self._bits = bytearray()
-        self._unsynced = 0
+        self._unsynced = False
         self._handle = -1
         self.missing: dict[str, str] = {}
         self._disk.make_folder(folder)
@@ -148,16 +143,15 @@ class Partial:
             self._put_index(digest, content)
 
     def sync(self) -> None:
-        """Make what has arrived durable: data first, then the bits that vouch for it.
+        """Make what has arrived durable; what is complete is so already.
 
         Raises:
             StorageError: the disk refused.
         """
         if self._unsynced:
             with storage(self.file):
-                os.fsync(self._handle)
-            self._disk.replace(self._folder / "done", bytes(self._bits))
-            self._unsynced = 0
+                os.fdatasync(self._handle)
+            self._unsynced = False
 
     def close(self) -> None:
         """Let the file go, without a sync. May be called twice."""
@@ -173,10 +167,9 @@ class Partial:
                 )
             with storage(self.file):
                 os.pwrite(self._handle, content, place * self._payload.chunk_bytes)
-            self._bits[place // 8] |= 1 << place % 8
         del self.missing[digest]
-        self._unsynced += 1
-        if self._unsynced >= SYNC_N or not self.missing:
+        self._unsynced = True
+        if not self.missing:
             self.sync()
 
     def _put_index(self, digest: str, content: bytes) -> None:
@@ -205,23 +198,22 @@ class Partial:
         with storage(self.file):
             self._handle = os.open(self.file, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            self._resume_data(-(-len(digests) // 8))
+            self._resume_data()
         except StorageError:
             self.close()
             raise
 
-    def _resume_data(self, bitmap_bytes: int) -> None:
+    def _resume_data(self) -> None:
         self._require_room()
         with storage(self.file):
+            is_new = os.fstat(self._handle).st_size == 0
             os.ftruncate(self._handle, self._payload.bytes)
             os.posix_fallocate(self._handle, 0, self._payload.bytes)
-        self._bits = bytearray(bitmap_bytes)
-        marked = self._marked()
+        if is_new:
+            self._disk.sync(self._folder)  # so that what is complete is also there
         for digest, places in self._places.items():
             for place in places:
-                if marked[place // 8] >> place % 8 & 1 and self._holds(place, digest):
-                    self._bits[place // 8] |= 1 << place % 8
-                else:
+                if is_new or not self._holds(place, digest):
                     self.missing.setdefault(digest, f"chunk {place}")
 
     def _require_room(self) -> None:
@@ -235,16 +227,6 @@ class Partial:
                 f"{self.file}: {free} bytes are free, the update and what must stay free for "
                 f"the records need {needed}: make room, and it goes on by itself"
             )
-
-    def _marked(self) -> bytes:
-        """The bits of a run before; none when there was no run, or it cut differently."""
-        path = self._folder / "done"
-        if path.exists():
-            with storage(path):
-                bits = path.read_bytes()
-            if len(bits) == len(self._bits):
-                return bits
-        return bytes(len(self._bits))
 
     def _holds(self, place: int, digest: str) -> bool:
         with storage(self.file):

@@ -58,6 +58,7 @@ TRIES: Final[Mapping[UpdateState, int]] = {
 
 _NS: Final = 1_000_000_000
 _TURN_S: Final = 0.25
+_CHILD_TURN_S: Final = 0.01  # while a child process or a pipeline is about to answer
 _DISK_S: Final = 30.0  # after the disk has refused
 _EVENTS_N: Final = 64  # taken in one step
 _TRUST_S: Final = 300.0  # for a trust check, downloads included
@@ -114,6 +115,7 @@ class Updater:
             device=device,
             wake=lambda: self._events.put(_WAKE),
         )
+        self._answers: list[Answer] = []  # for the next step
         self._orders = self._make_orders(trust, groups) if config.root_file else None
         self._remind_ns = 0
         self._malformed: dict[str, str] = {}  # topic or model -> fault, to say it once
@@ -169,7 +171,7 @@ class Updater:
             return
         try:
             while not stop.is_set():
-                self.step(wait_s=_TURN_S)
+                self.step(wait_s=_CHILD_TURN_S if self._watches else _TURN_S)
         finally:
             self._pause()
 
@@ -179,16 +181,24 @@ class Updater:
         Args:
             wait_s: longest wait for something to arrive.
         """
+        wait_s = 0.0 if self._answers else wait_s
         for event in take_events(self._events, n_max=_EVENTS_N, wait_s=wait_s):
             self._on_event(event)
         now_ns = self._clock.monotonic_ns()
-        for answer in self._way.answers():
+        for answer in (*self._answers, *self._way.answers()):
             self._on_answer(answer, now_ns)
         self._take_orders(now_ns)
         self._collect(now_ns)
         for job in list(self._jobs.values()):
             self._move(job, now_ns)
         self._ask(now_ns)
+        self._answers = self._way.answers()  # some ways answer within the question
+
+    @property
+    def _watches(self) -> bool:
+        """Whether something is to be looked at that puts no event on the queue."""
+        checks = self._orders is not None and self._orders.busy
+        return checks or any(job.watches for job in self._jobs.values())
 
     def _pause(self) -> None:
         """An orderly end: what was fetched is kept, and a trial that goes on is no crash."""

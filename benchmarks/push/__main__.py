@@ -1,0 +1,53 @@
+"""What an update costs, over a mosquitto of its own, with real trust checks.
+
+Usage: python -m benchmarks.push [--pushes N]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+from pathlib import Path
+
+from benchmarks.push.operator import Operator
+from benchmarks.push.single import Single, Times
+
+
+def main() -> None:
+    """Measure one thing after the other and print the figures."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pushes", type=int, default=7, help="to one agent")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        operator = Operator(folder)
+        try:
+            times = push_to_one(operator, folder, given.pushes)
+        finally:
+            operator.close()
+    figures = {
+        "transfer_ms": statistics.median(each.transfer for each in times),
+        "active_ms": statistics.median(each.active for each in times),
+    }
+    print("RESULT " + json.dumps({name: round(value, 3) for name, value in figures.items()}))
+
+
+def push_to_one(operator: Operator, folder: Path, pushes: int) -> list[Times]:
+    """Push again and again to one whole agent."""
+    place = folder / "single"
+    place.mkdir()
+    single = Single(operator, place)
+    try:
+        times = [single.push(f"2.0.{number}") for number in range(pushes)]
+    finally:
+        single.close()
+    for each in times:
+        steps = "  ".join(f"{name} {took:.0f}" for name, took in each.steps.items())
+        print(f"ms until: {steps}", flush=True)
+    return times
+
+
+if __name__ == "__main__":
+    main()
