@@ -7,7 +7,7 @@ EXTRAS ?= demo
 GROUPS := --group test --group lint $(if $(filter all,$(EXTRAS)),--group servers)
 BIN := .venv/bin
 
-.PHONY: help demo test lint bench bench-scale bench-peers bench-outbox bench-convert conformance test-arm64 coverage-matrix clean broker
+.PHONY: help demo test lint bench bench-scale bench-peers bench-outbox bench-convert conformance crash test-arm64 coverage-matrix clean broker
 .DELETE_ON_ERROR:
 
 help:
@@ -20,6 +20,7 @@ help:
 	@echo "make bench-outbox     how fast, small and gentle the outbox is, a week alone included"
 	@echo "make bench-convert    converted models against plain exports, and which form wins"
 	@echo "make conformance SUITE=FOLDER   the public TUF suite, every byte over MQTT"
+	@echo "make crash            a thousand agents killed at random moments of a push"
 	@echo "make test-arm64       unit tests, replay and verify on emulated 64-bit ARM"
 	@echo "make coverage-matrix  every estimator of scikit-learn, to benchmarks/COVERAGE.md"
 	@echo "make clean            remove what these made"
@@ -57,6 +58,10 @@ coverage-matrix: .venv/.demo
 # Every byte over MQTT; SUITE is a checkout of tuf-conformance. Needs Debian's faketime.
 conformance: .venv/.demo broker
 	$(BIN)/python benchmarks/keep.py conformance $(BIN)/python -m benchmarks.conformance $(SUITE)
+
+# Agents killed at random moments of a push: half an hour.
+crash: .venv/.demo broker
+	$(BIN)/python benchmarks/keep.py crash $(BIN)/python benchmarks/crash.py
 
 # As root, on Debian: an emulated machine in build/arm64, kept for the next time.
 test-arm64: .venv/.demo
