@@ -7,7 +7,7 @@ EXTRAS ?= demo
 GROUPS := --group test --group lint $(if $(filter all,$(EXTRAS)),--group servers)
 BIN := .venv/bin
 
-.PHONY: help demo test lint bench bench-scale bench-peers bench-outbox bench-convert coverage-matrix clean broker
+.PHONY: help demo test lint bench bench-scale bench-peers bench-outbox bench-convert conformance test-arm64 coverage-matrix clean broker
 .DELETE_ON_ERROR:
 
 help:
@@ -19,6 +19,8 @@ help:
 	@echo "make bench-peers      readings over MQTT on one core, against what people use"
 	@echo "make bench-outbox     how fast, small and gentle the outbox is, a week alone included"
 	@echo "make bench-convert    converted models against plain exports, and which form wins"
+	@echo "make conformance SUITE=FOLDER   the public TUF suite, every byte over MQTT"
+	@echo "make test-arm64       unit tests, replay and verify on emulated 64-bit ARM"
 	@echo "make coverage-matrix  every estimator of scikit-learn, to benchmarks/COVERAGE.md"
 	@echo "make clean            remove what these made"
 
@@ -51,6 +53,14 @@ bench-convert: .venv/.demo
 
 coverage-matrix: .venv/.demo
 	$(BIN)/python benchmarks/keep.py coverage_matrix $(BIN)/python benchmarks/coverage_matrix.py
+
+# Every byte over MQTT; SUITE is a checkout of tuf-conformance. Needs Debian's faketime.
+conformance: .venv/.demo broker
+	$(BIN)/python benchmarks/keep.py conformance $(BIN)/python -m benchmarks.conformance $(SUITE)
+
+# As root, on Debian: an emulated machine in build/arm64, kept for the next time.
+test-arm64: .venv/.demo
+	$(BIN)/python benchmarks/keep.py arm64 $(BIN)/python benchmarks/arm64.py
 
 clean:
 	rm -rf .venv build dist demo-out .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

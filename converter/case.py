@@ -13,7 +13,7 @@ from converter.features import WindowFeatures
 from converter.frontends import Answers, Imported, import_model
 from converter.recipe import Recipe
 from converter.reports.remarks import remarks
-from converter.truth import Truth, require_every, true_classes, true_targets
+from converter.truth import Truth, agreement, require_every, true_classes, true_targets
 from edge_agent.arrays import F32
 from edge_agent.contract.errors import ConfigError
 
@@ -55,7 +55,21 @@ class Case:
     @property
     def notes(self) -> tuple[str, ...]:
         """What the author should know about model and data."""
-        return self.imported.notes + self.validation.notes + self._unvoted()
+        return self.imported.notes + self.validation.notes + self._by_chance() + self._unvoted()
+
+    def _by_chance(self) -> tuple[str, ...]:
+        """A note when the original knows no more of the truth than chance does."""
+        if self.imported.task != "classification" or self.truth is None:
+            return ()
+        right, chance = agreement(self.original.labels, self.truth, len(self.labels))
+        if right > chance + 2 * (chance * (1 - chance) / len(self.truth)) ** 0.5:
+            return ()
+        note = (
+            f"The original model is right on {right:.1%} of the windows, where chance is right on "
+            f"{chance:.1%}: check that these data, their units and the order of the labels belong "
+            "to this model."
+        )
+        return (note,)
 
     def _unvoted(self) -> tuple[str, ...]:
         """A note when the device would ignore answers that the model gives."""

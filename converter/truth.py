@@ -66,6 +66,19 @@ def require_every(classes: Classes, labels: Sequence[str]) -> None:
         )
 
 
+def agreement(answered: Truth, truth: Truth, count: int) -> tuple[float, float]:
+    """How often labels are right, and how often they would be if they knew nothing of the truth.
+
+    Args:
+        answered: labels (n,).
+        truth: labels (n,).
+        count: of classes.
+    """
+    said, right = np.asarray(answered, np.int64), np.asarray(truth, np.int64)
+    shares = [np.bincount(labels, minlength=count) / len(labels) for labels in (said, right)]
+    return float(np.mean(said == right)), float(shares[0] @ shares[1])
+
+
 def true_targets(validation: Validation, targets: int) -> Targets:
     """The true values of each window, float64 (n, targets).
 

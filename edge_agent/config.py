@@ -193,6 +193,7 @@ class TrialConfig(Settings, frozen=True, kw_only=True):
     Attributes:
         seconds: how long it is watched.
         windows_min: windows that it must have seen before the trial ends.
+        longest_s: when the trial ends although there were fewer, as with a sensor that is silent.
         errors_max: windows on which it may fail.
         not_finite_max: windows on which it may answer NaN or infinity.
         latency_us_max: 99th percentile of an inference.
@@ -203,6 +204,7 @@ class TrialConfig(Settings, frozen=True, kw_only=True):
 
     seconds: Annotated[float, Meta(ge=0)] = 60.0
     windows_min: Annotated[int, Meta(ge=0)] = 10
+    longest_s: Annotated[float, Meta(ge=0)] = 86_400.0
     errors_max: Annotated[int, Meta(ge=0)] = 3
     not_finite_max: Annotated[int, Meta(ge=0)] = 0
     latency_us_max: Positive = 100_000.0

@@ -15,6 +15,7 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
         infer_p99_us: 99th percentile of an inference.
         compared: windows that a second model has answered too.
         disagreed: of those, how many got another label.
+        fault: why the model that was handed over last does not run; empty when it does.
     """
 
     windows: int = 0
@@ -23,3 +24,4 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     infer_p99_us: float = 0.0
     compared: int = 0
     disagreed: int = 0
+    fault: str = ""

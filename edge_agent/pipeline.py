@@ -95,6 +95,7 @@ class Pipeline:
         self._synced, self._synced_ns = clock.synced(), self.beat_ns
         self._chain: Chain | None = None
         self._shadow: Shadow | None = None
+        self._swap_fault = ""
         self._swaps: deque[Callable[[], None]] = deque()
         self._since = self._mark()
         self._adopting = threading.Lock()
@@ -271,12 +272,12 @@ class Pipeline:
             while self._swaps:
                 self._swaps.popleft()()
 
-    def _take_over(self, chain: Chain, taken: threading.Event) -> None:
-        """Decide by this chain from the next reading on."""
-        if self._chain is not None:
+    def _take_over(self, chain: Chain | None, taken: threading.Event, fault: str = "") -> None:
+        """Decide by this chain from the next reading on; by none until there is another."""
+        if self._chain is not None and chain is not None:
             chain.continue_from(self._chain)
             self.meters.counters.swaps += 1
-        self._chain = chain
+        self._chain, self._swap_fault = chain, fault
         self._since = self._mark()
         taken.set()
 
@@ -318,23 +319,20 @@ class Pipeline:
             back: gives the old one, for when ``load`` fails.
 
         Returns:
-            As :meth:`swap`; the event is set even when the old model is back.
+            As :meth:`swap`; the event is set in any case, and :meth:`health` says what failed.
         """
         taken = threading.Event()
 
         def work() -> None:
-            if self._chain is None:
-                model = load()
-            else:
+            if self._chain is not None:
                 self._chain.release()
-                try:
-                    model = load()
-                except InferenceError as exc:
-                    # The message says it all; a traceback would say nothing more.
-                    log.error("pipeline %s: %s; the old one is loaded again", self.name, exc)  # noqa: TRY400
-                    model = back()
-            warm_up(model)
-            self._take_over(self._chain_of(model), taken)
+            model, fault = _loaded(load)
+            if model is None:
+                log.error("pipeline %s: %s; the model before is loaded again", self.name, fault)
+                model, _ = _loaded(back)
+            if model is not None:
+                warm_up(model)
+            self._take_over(self._chain_of(model) if model else None, taken, fault)
 
         return self._hand_over(work, taken)
 
@@ -348,11 +346,7 @@ class Pipeline:
         """Decide no more until there is another model. Any thread; returns as :meth:`swap`."""
         taken = threading.Event()
 
-        def work() -> None:
-            self._chain = None
-            taken.set()
-
-        return self._hand_over(work, taken)
+        return self._hand_over(lambda: self._take_over(None, taken), taken)
 
     def accompany(self, shadow: Shadow | None) -> None:
         """Show every decided window to a second model from now on; None for no more."""
@@ -370,6 +364,7 @@ class Pipeline:
             infer_p99_us=self.meters.stages["infer"].since(infer_before).p99,
             compared=found.compared,
             disagreed=found.disagreed,
+            fault=self._swap_fault,
         )
 
     def _chain_of(self, model: Model) -> Chain:
@@ -425,3 +420,11 @@ def _raw(decision: Decision, window: F32) -> RawWindow:
         shape=(window.shape[0], window.shape[1]),
         data=window.astype("<f4", copy=False).tobytes(),
     )
+
+
+def _loaded(load: Callable[[], Model]) -> tuple[Model | None, str]:
+    """A model, or why there is none."""
+    try:
+        return load(), ""
+    except InferenceError as exc:
+        return None, str(exc)

@@ -144,7 +144,7 @@ def test_an_outage_ends_with_the_backlog_in_order_and_live_beside_it(
     broker: brokers.Broker, tmp_path: Path, stack: ExitStack
 ) -> None:
     broker.kill()
-    agent = Agent(tmp_path / "outbox.db", broker)
+    agent = Agent(tmp_path / "outbox.db", broker, confirm="collector")
     stack.callback(agent.close)
     agent.offer(5000)
     wait("all on disk", lambda: agent.uplink.status().seq_last == 5001)

@@ -16,6 +16,7 @@ import pytest
 import sklearn
 import skops.io
 from onnx_runs import assert_same_answers
+from sklearn.compose import ColumnTransformer
 from sklearn.datasets import load_iris
 from sklearn.ensemble import (
     HistGradientBoostingClassifier,
@@ -24,12 +25,13 @@ from sklearn.ensemble import (
     StackingClassifier,
     VotingClassifier,
 )
+from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.multioutput import MultiOutputClassifier
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import FunctionTransformer, StandardScaler
+from sklearn.preprocessing import FunctionTransformer, MinMaxScaler, StandardScaler
 
 from converter.features import FEATURES, Flatten, WindowFeatures, WindowTransformer
 from converter.frontends import import_model
@@ -253,6 +255,7 @@ def test_labels_can_be_named():
     [
         (LogisticRegression, "LogisticRegression is not fitted"),
         (lambda: make_pipeline(StandardScaler(), Ridge()), "StandardScaler > Ridge is not fitted"),
+        (GaussianProcessRegressor, "GaussianProcessRegressor is not fitted"),
         (lambda: StandardScaler().fit(iris()[0]), "StandardScaler is not a classifier"),
         (lambda: {"model": 1}, "dict is not a classifier"),
         (
@@ -280,6 +283,33 @@ def test_columns_in_another_order_are_refused():
         understand(model)
     model.feature_names_in_ = np.array(IRIS, dtype=object)
     assert_same_answers(understand(model), iris()[0][:, None, :])
+
+
+def by_name():
+    """Columns that are chosen by their names in three ways."""
+    return ColumnTransformer(
+        [
+            ("some", StandardScaler(), ["a", "c"]),
+            ("from_to", MinMaxScaler(), slice("b", "d")),
+            ("kept", "passthrough", ["d"]),
+        ]
+    )
+
+
+@pytest.mark.parametrize("channels", [IRIS, ("p", "q", "r", "s")])
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        make_pipeline(by_name(), LogisticRegression()),
+        VotingClassifier([("v", make_pipeline(by_name(), LogisticRegression()))], voting="soft"),
+    ],
+)
+def test_a_model_that_names_its_columns_is_asked_with_frames(estimator, channels):
+    pandas = pytest.importorskip("pandas", reason="pandas is not installed")
+    x, y = iris()
+    estimator.fit(pandas.DataFrame(x, columns=IRIS), y)
+    imported = import_estimator(estimator, length=1, channels=channels, rate_hz=1.0)
+    assert_same_answers(imported, x[:, None, :])
 
 
 def test_the_graph_is_for_any_batch_and_old_runtimes():

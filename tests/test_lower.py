@@ -16,6 +16,7 @@ from sklearn.covariance import EllipticEnvelope
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_iris
 from sklearn.decomposition import PCA, KernelPCA
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.dummy import DummyClassifier, DummyRegressor
 from sklearn.ensemble import (
     AdaBoostClassifier,
     AdaBoostRegressor,
@@ -35,7 +36,7 @@ from sklearn.ensemble import (
     VotingClassifier,
     VotingRegressor,
 )
-from sklearn.feature_selection import SelectKBest
+from sklearn.feature_selection import RFE, RFECV, SelectKBest
 from sklearn.gaussian_process import GaussianProcessClassifier, GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import (
     ConstantKernel,
@@ -180,10 +181,14 @@ CLASSIFIERS = [
     OneVsRestClassifier(LogisticRegression(max_iter=50)),
     OneVsRestClassifier(DecisionTreeClassifier(max_depth=2, random_state=0)),
     OneVsRestClassifier(LinearSVC(random_state=0)),
+    OneVsRestClassifier(LinearRegression()),  # gives labels and nothing else
     OneVsOneClassifier(make_pipeline(StandardScaler(), LogisticRegression())),
     OneVsOneClassifier(DecisionTreeClassifier(max_depth=2, random_state=0)),
     KNeighborsClassifier(weights="distance"),  # rows that it was trained on are among these
     make_pipeline(StandardScaler(), GaussianProcessClassifier()),
+    make_pipeline(StandardScaler(), RFE(LogisticRegression(), n_features_to_select=2)),
+    DummyClassifier(),
+    DummyClassifier(strategy="most_frequent"),
 ]
 
 
@@ -251,6 +256,8 @@ REGRESSORS = [
     ),
     TransformedTargetRegressor(Ridge(), transformer=StandardScaler()),
     TransformedTargetRegressor(Ridge(), func=np.log1p, inverse_func=np.expm1),
+    RFECV(Ridge(), cv=2),
+    DummyRegressor(strategy="median"),
 ]
 
 
@@ -624,6 +631,7 @@ def test_an_own_transformer_without_a_form_is_refused_by_name():
         ),
         (GaussianProcessRegressor(ExpSineSquared(), alpha=1e3), "ExpSineSquared"),
         (IsolationForest(max_samples=1), "max_samples=1"),
+        (DummyClassifier(strategy="uniform"), "by chance"),
     ],
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )

@@ -1,13 +1,30 @@
 """A new model on trial: each thing that may go wrong takes the device back by itself."""
 
 import threading
+import time
 
 import pytest
-from test_updater import AT_ONCE, NEW, OLD, TOPICS, Device, desire, publish, seed, sha
+from test_updater import (
+    AT_ONCE,
+    NEW,
+    NEWER,
+    OLD,
+    TOPICS,
+    Device,
+    Pipe,
+    desire,
+    publish,
+    running_pipeline,
+    seed,
+    sha,
+)
 
 from edge_agent.config import TrialConfig
+from edge_agent.contract.bundle import parse_bundle
+from edge_agent.contract.errors import InferenceError
 from edge_agent.contract.messages import Desired, decode
 from edge_agent.health import Health
+from edge_agent.infer import Model
 from edge_agent.testing.broker import SimulatedBroker
 from edge_agent.update.pointer import Journal
 from edge_agent.update.trial import illness, is_over
@@ -191,3 +208,87 @@ def test_a_trial_is_over_after_time_and_windows():
     assert not is_over(Health(windows=10), TRIAL, 59.9)
     assert not is_over(Health(windows=9), TRIAL, 61.0)
     assert is_over(Health(windows=10), TRIAL, 60.0)
+
+
+# --- what must not get lost -----------------------------------------------------------------------
+
+
+def test_an_order_that_comes_during_a_trial_is_taken_after_it(tmp_path, broker):
+    device = on_trial(tmp_path, broker)
+    publish(broker, NEWER, 6)
+    device.turn()
+    assert device.pipes[0].version == "1.1.0"
+    device.pipes[0].found = Health(windows=100)
+    for _ in range(3000):
+        device.turn(0.1)
+        if device.store.pointer("motion").current.sha256 == sha(NEWER):
+            break
+        time.sleep(0.001)
+    assert device.pipes[0].version == "1.2.0"
+
+
+def test_a_silent_sensor_does_not_keep_a_trial_going_for_ever(tmp_path, broker):
+    device = on_trial(tmp_path, broker, TrialConfig(seconds=60, windows_min=10, longest_s=600))
+    device.pipes[0].found = Health(windows=0)
+    for _ in range(100):
+        device.turn(5.0)
+    assert device.states[-1] == "trial"
+    device.until("committed", seconds=5.0)
+
+
+def test_a_pipeline_that_is_late_is_named_however_short_the_turns(tmp_path, broker):
+    device = Device(tmp_path, broker, [Pipe(ready=False)], trial=TRIAL)
+    publish(broker, NEW, 5)
+    device.until("trial")
+    for _ in range(140):
+        device.turn(0.25)
+    assert device.latest.reason == "1 of 1 pipelines have not taken it"
+
+
+def test_a_model_that_did_not_load_is_not_committed_under_the_old_ones_health(tmp_path, broker):
+    device = on_trial(tmp_path, broker)
+    device.pipes[0].found = Health(windows=100, fault="the model cannot be loaded: no memory")
+    assert "cannot be loaded" in device.until("rolled_back").reason
+    assert device.store.pointer("motion").current.sha256 == sha(OLD)
+
+
+def test_a_resumed_trial_compares_again(tmp_path, broker):
+    device = on_trial(tmp_path, broker, TrialConfig(disagreement_max=0.1))
+    device.pipes[0].shadow = None
+    device.restart()
+    device.turn()
+    assert device.pipes[0].shadow is not None
+    device.updater._pause()
+
+
+def test_a_bundle_installed_by_hand_during_an_update_stays(tmp_path, broker):
+    device = on_trial(tmp_path, broker)
+    device.store.install(NEWER)
+    device.pipes[0].found = Health(windows=100)
+    assert "by hand" in device.until("refused", seconds=10.0).reason
+    assert device.store.pointer("motion").current.sha256 == sha(NEWER)
+
+
+def test_a_pipeline_whose_exchange_fails_says_so_and_goes_on_with_the_old_model():
+    def fail():
+        raise InferenceError("no memory for it")
+
+    pipeline = running_pipeline("x", lambda _: None)
+    old, again = (Model.load(parse_bundle(OLD)) for _ in range(2))
+    stop = threading.Event()
+    thread = threading.Thread(target=pipeline.run, args=(stop,))
+    thread.start()
+    try:
+        assert pipeline.swap(old).wait(20)
+        assert pipeline.exchange(fail, lambda: again).wait(20)
+        assert pipeline.health().fault == "no memory for it"
+        assert pipeline.status().version == "1.0.0"
+        assert pipeline.exchange(fail, fail).wait(20)
+        assert pipeline.status().version == ""
+        assert pipeline.swap(Model.load(parse_bundle(NEW))).wait(20)
+        assert (pipeline.health().fault, pipeline.status().version) == ("", "1.1.0")
+        assert pipeline.withdraw().wait(20)
+        assert thread.is_alive()
+    finally:
+        stop.set()
+        thread.join(20)

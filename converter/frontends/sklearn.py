@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from sklearn.base import clone
 from sklearn.compose import ColumnTransformer
 from sklearn.exceptions import NotFittedError
+from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.model_selection._search import BaseSearchCV
 from sklearn.pipeline import FeatureUnion, Pipeline
 from sklearn.utils.validation import check_is_fitted
@@ -21,6 +22,7 @@ from sklearn.utils.validation import check_is_fitted
 from converter.features import WindowFeatures
 from converter.frontends import Answers, Context, FeatureSpec, Imported
 from converter.frontends.files import load_estimator
+from converter.frontends.frames import framing
 from converter.lowering.graph import Graph
 from converter.lowering.heads import Head, class_index, class_scores, task_of
 from converter.lowering.lower import lower_head
@@ -135,7 +137,9 @@ def _prepend(estimator: Any, features: FeatureSpec | None, shape: _Shape) -> Any
 
 def _require_fitted(estimator: Any) -> None:
     try:
-        check_is_fitted(estimator)
+        # scikit-learn lets an unfitted Gaussian process pass, which answers from its prior.
+        names = ["n_features_in_"] if isinstance(estimator, GaussianProcessRegressor) else None
+        check_is_fitted(estimator, names)
     except NotFittedError as exc:
         raise ConfigError(
             f"{_describe(estimator)} is not fitted: call fit before you save it"
@@ -209,17 +213,18 @@ def _window_steps(step: Any) -> list[Any]:
 def _original(model: Any, task: Task) -> Callable[[F32], Answers]:
     """The original model as a function of windows."""
     windows = _takes_windows(model)
+    framed = framing(model)
 
     def answer(batch: F32) -> Answers:
         rows = np.asarray(batch, dtype=np.float32)
-        rows = rows if windows else rows.reshape(len(rows), -1)
+        rows = rows if windows else framed(rows.reshape(len(rows), -1))
         with _unnamed_inputs():
             return _ask(model, task, rows)
 
     return answer
 
 
-def _ask(model: Any, task: Task, rows: F32) -> Answers:
+def _ask(model: Any, task: Task, rows: Any) -> Answers:
     """Labels and scores of the original model."""
     if task == "classification":
         return Answers(class_index(model, rows), class_scores(model, rows))

@@ -115,7 +115,11 @@ def _columns(graph: Graph, tensor: str, width: int) -> str:
 
 def _convert(estimator: Any, options: Mapping[str, object]) -> onnx.ModelProto:
     """skl2onnx's graph of one estimator, whatever fails named."""
-    count = estimator.n_features_in_
+    count = getattr(estimator, "n_features_in_", None)
+    if count is None:
+        raise ConfigError(
+            f"{type(estimator).__name__} has no ONNX form here: it transforms labels, not readings"
+        )
     try:
         model: onnx.ModelProto = to_onnx(
             estimator,

@@ -107,7 +107,18 @@ def _sgd_classifier(estimator: Any, graph: Graph, x: str) -> Head:
         return Head(shares, argmax_label(graph, decision), decision=decision)
     if count == 1:
         return Head(_probabilities(graph, x, weights, bias), decision=decision)
-    return Head(_sigmoid_shares(graph, decision), argmax_label(graph, decision), decision=decision)
+    probe = np.zeros((1, len(weights)), np.float32)
+    if estimator.predict_proba(probe).dtype == np.float32:
+        shares = normalized(graph, _narrow_sigmoid(graph, decision), count)
+    else:  # scikit-learn before 1.9
+        shares = _sigmoid_shares(graph, decision)
+    return Head(shares, argmax_label(graph, decision), decision=decision)
+
+
+def _narrow_sigmoid(graph: Graph, decision: str) -> str:
+    """1 / (1 + exp(-d)), which is 0 where exp(-d) is beyond float32, as in the original."""
+    power = graph.add("Exp", graph.add("Neg", decision))
+    return graph.add("Reciprocal", graph.add("Add", power, graph.constant(1.0)))
 
 
 def _sigmoid_shares(graph: Graph, decision: str) -> str:

@@ -26,6 +26,7 @@ from sklearn.preprocessing import FunctionTransformer
 from converter.lowering.bayes import BAYES
 from converter.lowering.boosting import BOOSTED
 from converter.lowering.committees import COMMITTEES
+from converter.lowering.dummy import DUMMIES
 from converter.lowering.encoders import ENCODERS
 from converter.lowering.fallback import foreign_head, foreign_transform
 from converter.lowering.gaussian_process import GAUSSIAN
@@ -41,7 +42,7 @@ from converter.lowering.transforms import TRANSFORMS
 from converter.lowering.trees import TREES
 from edge_agent.contract.errors import ConfigError
 
-HEADS = {**BAYES, **GAUSSIAN, **KERNEL_HEADS, **LINEAR, **NEIGHBOURS, **SVMS, **TREES}
+HEADS = {**BAYES, **DUMMIES, **GAUSSIAN, **KERNEL_HEADS, **LINEAR, **NEIGHBOURS, **SVMS, **TREES}
 STEPS = {**ENCODERS, **KERNEL_TRANSFORMS, **TRANSFORMS}
 MADE_OF_OTHERS = {**BOOSTED, **COMMITTEES, **REDUCTIONS, **TARGETS}
 

@@ -29,6 +29,7 @@ from converter.lowering.heads import (
     member_label,
     normalized,
     response,
+    score_method,
     side_by_side,
     total,
 )
@@ -75,6 +76,9 @@ def _one_versus_rest(estimator: Any, graph: Graph, x: str, lower: Lower) -> Head
     else:
         label = argmax_label(graph, raw)
     decision = raw if hasattr(estimator, "decision_function") else None
+    if score_method(estimator) == "predict":  # of regressors: nothing but the label comes out
+        votes = graph.constant(np.eye(len(estimator.classes_)))
+        return Head(graph.add("Gather", votes, label, axis=0), label, notes)
     if not hasattr(estimator, "predict_proba"):
         scores = side_by_side(graph, [graph.add("Neg", raw), raw]) if len(members) == 1 else raw
         return Head(scores, label, notes, decision)

@@ -1,4 +1,4 @@
-"""Regressors made of others: several targets, chains of them, transformed targets.
+"""Models around others: several targets, chains, transformed targets, fewer features.
 
 As in :mod:`converter.lowering.committees`, ``lower`` writes the form of a member.
 """
@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import numpy as np
 from sklearn.compose import TransformedTargetRegressor
+from sklearn.feature_selection import RFE, RFECV
 from sklearn.linear_model import RANSACRegressor
 from sklearn.multioutput import MultiOutputRegressor, RegressorChain
 from sklearn.preprocessing import (
@@ -72,8 +73,16 @@ def _robust(estimator: Any, graph: Graph, x: str, lower: Lower) -> Head:
     return lower(estimator.estimator_, graph, x)
 
 
+def _selected(estimator: Any, graph: Graph, x: str, lower: Lower) -> Head:
+    """A recursive elimination of features answers as the model that it ended with."""
+    kept = graph.constant(estimator.get_support(indices=True), np.int64)
+    return lower(estimator.estimator_, graph, graph.add("Gather", x, kept, axis=1))
+
+
 TARGETS: Final[dict[type, Form]] = {
     MultiOutputRegressor: _several,
+    RFE: _selected,
+    RFECV: _selected,
     RANSACRegressor: _robust,
     RegressorChain: _chain,
     TransformedTargetRegressor: _transformed,

@@ -6,6 +6,8 @@ network may keep the version that its exporter wrote and tested.
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +17,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
-from onnx import compose, helper, inliner, numpy_helper, version_converter
+from onnx import helper, inliner, numpy_helper, version_converter
 
 from converter.lowering.graph import IR_VERSION
 from converter.nets.net_inputs import Feed, Inputs
@@ -26,7 +28,7 @@ from edge_agent.contract.manifest import INPUT_NAME, State
 OPSET_MIN: Final = 13  # the first in which every layer can be quantized
 _NET: Final = "net/"  # begins the names of the network's own tensors
 _EDGE: Final = "edge/"  # of those that are added here
-_FATAL_ONLY: Final = 4
+FATAL_ONLY: Final = 4
 _GROWTH_MAX: Final = 1.25  # of the file, by folding
 _LAYERS: Final = frozenset({"Conv", "Gemm", "MatMul"})
 
@@ -66,7 +68,8 @@ def wrap(
     Raises:
         ConfigError: the result is no valid model.
     """
-    inner = compose.add_prefix(inliner.inline_local_functions(network), _NET)
+    inner = inliner.inline_local_functions(network)
+    _prefix(inner.graph)
     states = tuple(
         State(input=_NET + s.input, output=_NET + s.output, shape=s.shape, dtype=s.dtype)
         for s in inputs.states
@@ -93,6 +96,8 @@ def wrap(
         opset_imports=list(inner.opset_import),
         ir_version=max(IR_VERSION, network.ir_version),
     )
+    if len(_all_nodes(model.graph)) > len(model.graph.node):
+        _require_loadable(model)
     return _checked(model), states
 
 
@@ -107,7 +112,7 @@ def folded(model: onnx.ModelProto) -> onnx.ModelProto:
     """
     with tempfile.TemporaryDirectory(prefix="edge-convert-") as folder:
         options = ort.SessionOptions()
-        options.log_severity_level = _FATAL_ONLY
+        options.log_severity_level = FATAL_ONLY
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
         options.optimized_model_filepath = str(Path(folder, "folded.onnx"))
         data = model.SerializeToString(deterministic=True)
@@ -226,6 +231,20 @@ def _write_answer(writer: _Writer, answer: Answer) -> None:
     writer.name(tensor, answer.output.name)
 
 
+def _prefix(graph: onnx.GraphProto) -> None:
+    """Put :data:`_NET` before every tensor's name; graphs in nodes use names of those around."""
+    for node in graph.node:
+        node.input[:] = [_NET + name if name else "" for name in node.input]
+        node.output[:] = [_NET + name if name else "" for name in node.output]
+        for attribute in node.attribute:
+            for inner in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else ())):
+                _prefix(inner)
+    for thing in (*graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        thing.name = _NET + thing.name
+    for sparse in graph.sparse_initializer:
+        sparse.values.name = _NET + sparse.values.name
+
+
 def _info(name: str, dtype: str, shape: tuple[int | str, ...]) -> onnx.ValueInfoProto:
     kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
     return helper.make_tensor_value_info(name, kind, shape)
@@ -238,6 +257,25 @@ def _checked(model: onnx.ModelProto) -> onnx.ModelProto:
     except onnx.checker.ValidationError as exc:
         raise ConfigError(f"its graph is not valid: {first_line(exc)}") from exc
     return model
+
+
+def _require_loadable(model: onnx.ModelProto) -> None:
+    """Refuse a model with inner graphs on which onnxruntime itself dies, tried in a child process.
+
+    Seen where a condition is constant and both of its branches carry a state.
+    """
+    with tempfile.TemporaryDirectory(prefix="edge-convert-") as folder:
+        path = Path(folder, "model.onnx")
+        path.write_bytes(model.SerializeToString())
+        code = "import sys, onnxruntime as ort; ort.InferenceSession(sys.argv[1])"
+        tried = subprocess.run(
+            [sys.executable, "-c", code, str(path)], capture_output=True, check=False
+        )
+    if tried.returncode < 0:
+        raise ConfigError(
+            f"onnxruntime dies on its inner graphs (signal {-tried.returncode}): export it "
+            "without If, for the one case that the device needs"
+        )
 
 
 def _all_nodes(graph: onnx.GraphProto) -> list[onnx.NodeProto]:

@@ -178,12 +178,14 @@ def _pairs(given: Sequence[Tensor], made: Sequence[Tensor]) -> dict[str, str]:
     """States by their names and shapes; at least one input is left for the window."""
     found: dict[str, str] = {}
     for tensor in given:
+        if not (stem := _stem(tensor.name)):  # "input" and "output" are no state of each other
+            continue
         alike = [
             other.name
             for other in made
             if other.name not in found.values()
             and other.dtype == tensor.dtype
-            and _stem(other.name) == _stem(tensor.name)
+            and _stem(other.name) == stem
             and _may_be_equal(tensor.axes, other.axes)
         ]
         if len(alike) == 1 and len(found) + 1 < len(given) and len(found) + 1 < len(made):

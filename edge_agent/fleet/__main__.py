@@ -28,6 +28,7 @@ from edge_agent.fleet.trust.commands import (
     approve,
     approve_bundle,
     earlier_bundle,
+    export,
     init,
     keys,
     keys_option,
@@ -36,6 +37,7 @@ from edge_agent.fleet.trust.commands import (
     passphrase_option,
     refresh,
     repo_option,
+    serve,
 )
 
 if TYPE_CHECKING:
@@ -81,7 +83,7 @@ def cli() -> None:
     logging.basicConfig(level=logging.WARNING, format="edge-fleet: %(message)s")
 
 
-for command in (init, approve, refresh, keys):
+for command in (init, approve, refresh, keys, export, serve):
     cli.add_command(command)
 
 

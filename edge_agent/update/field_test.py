@@ -8,6 +8,7 @@ from typing import Final, Protocol
 
 from edge_agent.config import UpdateConfig
 from edge_agent.contract.bundle import Bundle
+from edge_agent.contract.errors import BundleError, InferenceError
 from edge_agent.contract.manifest import Manifest
 from edge_agent.health import Health
 from edge_agent.infer import Model
@@ -71,7 +72,8 @@ class FieldTest:
         now_ns: int,
     ) -> None:
         self._new, self._old, self._targets = new, old, targets
-        self._config, self._began_ns = config, now_ns
+        self._config, self._handed_ns = config, now_ns
+        self._began_ns: int | None = None  # when every pipeline had taken it
         self._taken: list[threading.Event] = []
         self._shadows: list[Shadow] = []
 
@@ -82,8 +84,24 @@ class FieldTest:
             BundleError, InferenceError: it cannot run here.
         """
         self._taken = self._hand_over(self._new, self._old)
-        if self._config.trial.disagreement_max is not None and self._old is not None:
-            self._compare(self._old)
+        self.compare()
+
+    def compare(self) -> None:
+        """Run the model before beside the new one, when that is asked for and possible.
+
+        Raises:
+            InferenceError: it cannot be loaded.
+        """
+        if self._config.trial.disagreement_max is None or self._old is None:
+            return
+        before, after = self._old.manifest, self._new.manifest
+        if (before.window, before.task) != (after.window, after.task) or before.states:
+            return
+        for target in self._targets:
+            shadow = Shadow(Model.load(self._old))
+            shadow.start()
+            target.accompany(shadow)
+            self._shadows.append(shadow)
 
     @property
     def waits(self) -> bool:
@@ -98,8 +116,9 @@ class FieldTest:
     def is_over(self, now_ns: int) -> bool:
         """Whether it was watched for long enough by every pipeline."""
         if self.waits:
-            self._began_ns = now_ns if now_ns - self._began_ns < _SWAP_S * _NS else self._began_ns
             return False
+        if self._began_ns is None:
+            self._began_ns = now_ns
         lasted_s = (now_ns - self._began_ns) / _NS
         return all(is_over(t.health(), self._config.trial, lasted_s) for t in self._targets)
 
@@ -107,10 +126,10 @@ class FieldTest:
         """What it waits for."""
         late_n = sum(not event.is_set() for event in self._taken)
         if late_n:
-            late = now_ns - self._began_ns > _SWAP_S * _NS
+            late = now_ns - self._handed_ns > _SWAP_S * _NS
             return f"{late_n} of {len(self._taken)} pipelines have not taken it" if late else ""
         trial = self._config.trial
-        if now_ns - self._began_ns < trial.seconds * _NS:
+        if now_ns - self._handed_ns < trial.seconds * _NS:
             return ""
         seen = min(target.health().windows for target in self._targets)
         return (
@@ -118,17 +137,24 @@ class FieldTest:
         )
 
     def go_back(self) -> None:
-        """Hand the model before to the pipelines again, or none.
+        """Hand the model before to the pipelines again, or none where there is none.
 
         Raises:
-            InferenceError: it cannot be loaded any more.
+            BundleError, InferenceError: it cannot run any more; the pipelines wait for another.
         """
         self.close()
-        if self._old is None:
-            for target in self._targets:
-                target.withdraw()
-        else:
-            self._hand_over(self._old, self._new)
+        try:
+            if self._old is not None:
+                self._hand_over(self._old, self._new)
+                return
+        except (BundleError, InferenceError):
+            self._withdraw()
+            raise
+        self._withdraw()
+
+    def _withdraw(self) -> None:
+        for target in self._targets:
+            target.withdraw()
 
     def close(self) -> None:
         """Compare no more. May be called twice."""
@@ -149,14 +175,3 @@ class FieldTest:
             target.exchange(lambda: Model.load(bundle), lambda: Model.load(before))
             for target in self._targets
         ]
-
-    def _compare(self, old: Bundle) -> None:
-        """Run the model before beside the new one, if it takes the same windows."""
-        before, after = old.manifest, self._new.manifest
-        if (before.window, before.task) != (after.window, after.task) or before.states:
-            return
-        for target in self._targets:
-            shadow = Shadow(Model.load(old))
-            shadow.start()
-            target.accompany(shadow)
-            self._shadows.append(shadow)

@@ -258,7 +258,9 @@ class Job:
         """Run it in the pipelines, and watch."""
         if self._field_test is None:
             self._field_test = self._make_trial(now_ns)
-            if not self._is_running:
+            if self._is_running:
+                self._field_test.compare()
+            else:
                 self._is_running = True
                 self._field_test.begin()
         self.note = self._field_test.note(now_ns)

@@ -8,6 +8,8 @@ from edge_agent.health import Health
 
 def illness(health: Health, config: TrialConfig) -> str | None:
     """Why a model must go back; None while it may stay."""
+    if health.fault:
+        return health.fault
     if health.not_finite > config.not_finite_max:
         return f"{health.not_finite} answers were not finite, {config.not_finite_max} are allowed"
     errors = health.errors - health.not_finite
@@ -32,4 +34,5 @@ def illness(health: Health, config: TrialConfig) -> str | None:
 
 def is_over(health: Health, config: TrialConfig, lasted_s: float) -> bool:
     """Whether a healthy model has been watched for long enough."""
-    return lasted_s >= config.seconds and health.windows >= config.windows_min
+    enough = lasted_s >= config.seconds and health.windows >= config.windows_min
+    return enough or lasted_s >= config.longest_s

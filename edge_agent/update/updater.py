@@ -120,6 +120,7 @@ class Updater:
         self._remind_ns = 0
         self._malformed: dict[str, str] = {}  # topic or model -> fault, to say it once
         self._jobs: dict[str, Job] = {}
+        self._next: dict[str, Desired] = {}  # ordered during a trial
         self._collect_ns: int | None = None  # when to free the disk; None for no need
         self._settled = {model: self._open(model) for model in targets}  # highest revision
 
@@ -262,11 +263,14 @@ class Updater:
         """A higher revision than any before starts an update, and ends one that is under way."""
         running = self._jobs.get(model)
         floor = max(self._settled[model], running.desired.revision if running else 0)
+        if (later := self._next.get(model)) is not None:
+            floor = max(floor, later.revision)
         if desired.revision <= floor:
             return
         if running:
             if running.journal.state == "trial":
-                return  # it ends first: the model before is the only one that is proven
+                self._next[model] = desired  # it ends first: only the model before is proven
+                return
             self._drop(running)
         journal = Journal(desired=desired, state="offered")
         try:
@@ -332,6 +336,8 @@ class Updater:
         try:
             while now_ns >= job.retry_ns and (state := job.advance(now_ns)):
                 self._enter(job, state)
+                if job not in self._jobs.values():
+                    break
         except (BundleError, InferenceError) as exc:
             if job.journal.state == "trial":
                 self._go_back(job, str(exc), now_ns)
@@ -350,6 +356,10 @@ class Updater:
         """
         now, desired = job.journal.state, job.desired
         assert state in TRANSITIONS[now], f"there is no way from {now} to {state}"
+        if self._was_replaced(job, state):
+            self._drop(job)
+            self._reports.enter(desired.model, desired, "refused", "another was installed by hand")
+            return
         if state == "committed":
             self._store.commit(desired.model, installed(desired))
         elif TRANSITIONS[state]:
@@ -363,6 +373,15 @@ class Updater:
         if not TRANSITIONS[state]:
             self._settled[desired.model] = desired.revision
             self._drop(job)
+            if (later := self._next.pop(desired.model, None)) is not None:
+                self._on_desired(desired.model, later)
+
+    def _was_replaced(self, job: Job, state: UpdateState) -> bool:
+        """Whether somebody has installed a bundle by hand since this update began."""
+        if state in ("refused", "rolled_back"):  # the pointer says so already
+            return False
+        journal = self._store.pointer(job.desired.model).update
+        return journal is None or journal.desired.revision != job.desired.revision
 
     def _refuse(self, job: Job, reason: str, now_ns: int) -> None:
         """Remember the refusal, then enter it."""

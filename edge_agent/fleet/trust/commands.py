@@ -6,6 +6,7 @@ import functools
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from getpass import getpass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -147,6 +148,63 @@ def refresh(*, repo: Path | None, is_out: bool, as_json: bool, broker: BrokerCon
         return
     for name, end in ends.items():
         click.echo(f"{name:20} until {end:%Y-%m-%d}")
+
+
+@click.command()
+@click.argument("folder", type=_FOLDER)
+@repo_option
+def export(folder: Path, *, repo: Path | None) -> None:
+    """Write what devices fetch into a folder: for a web server, or a USB stick.
+
+    Example: edge-fleet export /media/stick/edge --repo fleet
+    """
+    from edge_agent.fleet.export import export as write
+
+    written = write(open_repository(repo), folder)
+    click.echo(f"{written} files written to {folder}")
+
+
+@click.command()
+@repo_option
+@click.option(
+    "--every",
+    "every_s",
+    type=click.FloatRange(min=1),
+    default=60.0,
+    show_default=True,
+    metavar="S",
+    help="Seconds between two looks at what the broker holds.",
+)
+@click.option("--for", "for_s", type=click.FloatRange(min=0), metavar="S", help="End after S.")
+@broker_options
+def serve(*, repo: Path | None, every_s: float, for_s: float | None, broker: BrokerConfig) -> None:
+    """Keep the broker supplied: put again what it has lost, answer requests, clean up.
+
+    Example: edge-fleet serve --repo fleet --broker mqtts://broker.example.org
+    """
+    import threading
+
+    from edge_agent.contract.topics import Topics
+    from edge_agent.fleet.depot import Depot
+    from edge_agent.fleet.session import open_session
+
+    open_repository(repo)
+    stop = threading.Event()
+    if for_s is not None:
+        timer = threading.Timer(for_s, stop.set)
+        timer.daemon = True
+        timer.start()
+    with open_session(broker) as session:
+        depot = Depot(
+            session,
+            Topics(broker.prefix),
+            repo or Path(),
+            every_s=every_s,
+            connect_s=_CONNECT_S,
+            tell=click.echo,
+        )
+        with suppress(KeyboardInterrupt):
+            depot.run(stop)
 
 
 @click.group()

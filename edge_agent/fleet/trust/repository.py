@@ -44,6 +44,7 @@ from tuf.api.metadata import (
 from tuf.api.serialization import DeserializationError
 
 from edge_agent.contract.bundle import write_bundle
+from edge_agent.contract.chunks import cut
 from edge_agent.contract.errors import BundleError, ConfigError
 from edge_agent.contract.names import name_fault
 from edge_agent.contract.release import ISSUED, SCOPE_ALL, Approval, Order, bundle_path
@@ -284,6 +285,28 @@ class Repository:
         names += ["timestamp.json", f"{self.snapshot.signed.version}.snapshot.json"]
         names += [f"{role.signed.version}.{name}.json" for name, role in self.roles.items()]
         return {name: (self._trust / name).read_bytes() for name in names}
+
+    def read(self, name: str) -> bytes | None:
+        """A thing by its path: ``trust/FILE``, ``payload/SHA256`` or ``blob/SHA256``; or None."""
+        kind, _, rest = name.partition("/")
+        if kind == "trust":
+            return self.files().get(rest)
+        if kind == "payload" and rest in self.payloads:
+            return self.payload(rest)
+        return self.blobs().get(rest) if kind == "blob" else None
+
+    def blobs(self) -> dict[str, bytes]:
+        """Every blob of every bundle that is ordered, by digest."""
+        cuts = (cut(self.payload(digest)) for digest in sorted(self.payloads))
+        return {digest: data for pieces in cuts for digest, data in pieces.blobs.items()}
+
+    @property
+    def payloads(self) -> set[str]:
+        """Digests of the payloads of every bundle that is ordered."""
+        orders = self.orders().values()
+        choices = {c for order in orders for c in (order.choice, order.base) if c is not None}
+        found = (self.approval(choice.sha256, [choice.scope]) for choice in choices)
+        return {payload.sha256 for f in found if f for payload in f[1].payloads}
 
     def payload(self, digest: str) -> bytes:
         """The bytes of a payload that was made by an approval.

@@ -16,7 +16,6 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 from typing import Final
-from urllib.parse import unquote
 
 import msgspec
 from tuf.api.exceptions import (
@@ -56,7 +55,7 @@ class Piped(FetcherInterface):
         self._get = get
 
     def _fetch(self, url: str) -> Iterator[bytes]:
-        name = unquote(url.removeprefix(_URL).lstrip("/"))
+        name = url.removeprefix(_URL)
         data = self._get(name)
         if data is None:
             raise DownloadHTTPError(f"there is no {name}", _NOT_FOUND)
@@ -84,7 +83,10 @@ def answer(ask: Ask, get: Callable[[str], bytes | None]) -> Answer:
     """Bring the metadata up to date and look up what the device is to run."""
     folder = Path(ask.folder)
     try:
-        updater = refresh(folder, Path(ask.root).read_bytes(), get, ask.now)
+        root = Path(ask.root).read_bytes()
+        updater = refresh(
+            folder / "metadata", folder / "mark.json", root=root, get=get, now=ask.now
+        )
         found = _resolved(updater, ask)
         sync(folder)
     except ExpiredMetadataError as exc:
@@ -106,47 +108,56 @@ class RollbackError(BundleError):
 
 
 def refresh(
-    folder: Path,
+    cache: Path,
+    mark_path: Path,
+    *,
     root: bytes,
     get: Callable[[str], bytes | None],
     now: float,
+    url: str = _URL,
+    made: datetime = MADE,
 ) -> Updater:
     """An updater whose metadata are verified, current, and not below the mark, which is raised.
 
     Args:
-        folder: of this device's trust; made when absent.
+        cache: folder for python-tuf's files; made when absent.
+        mark_path: where the mark is.
         root: the root metadata that the device was provisioned with.
         get: gives files by name.
         now: seconds since 1970 by the device's clock.
+        url: what names begin with, and python-tuf needs; ``get`` sees the rest.
+        made: no clock is before this day.
 
     Raises:
         RepositoryError, DownloadError: of python-tuf.
         RollbackError: they are older than what was trusted before.
         StorageError: the mark cannot be read or written.
     """
-    cache = folder / "metadata"
     cache.mkdir(parents=True, exist_ok=True)
-    mark = read_mark(folder / "mark.json")
+    Disk().sync(mark_path.parent.parent)  # or a power cut could take the mark with its folder
+    mark = read_mark(mark_path)
     try:
-        updater = _refreshed(cache, root, get, floor(now, mark.issued))
+        updater = _refreshed(cache, root, get, url, floor(now, mark.issued, made))
     except ExpiredMetadataError:
         if keys_of(Metadata[Root].from_file(str(cache / "root.json")).signed) == mark.keys:
             raise
-        updater = _refreshed(cache, root, get, floor(now, 0.0))  # the time was that of other keys
+        updater = _refreshed(
+            cache, root, get, url, floor(now, 0.0, made)
+        )  # the time was that of other keys
     seen = seen_in(cache)
     if fault := mark.rollback(seen):
         raise RollbackError(f"an older release is offered: {fault}")
     sync(cache)
     raised = mark.raised(seen)
     if raised != mark:
-        write_mark(folder / "mark.json", raised, Disk())
+        write_mark(mark_path, raised, Disk())
     return updater
 
 
 def _refreshed(
-    cache: Path, root: bytes, get: Callable[[str], bytes | None], at: datetime
+    cache: Path, root: bytes, get: Callable[[str], bytes | None], url: str, at: datetime
 ) -> Updater:
-    updater = Updater(str(cache), _URL, fetcher=Piped(get), bootstrap=root)
+    updater = Updater(str(cache), url, fetcher=Piped(get), bootstrap=root)
     # There is no public way to say what time it is.
     updater._trusted_set.reference_time = at  # noqa: SLF001 (see above)
     updater.refresh()
@@ -160,9 +171,9 @@ def keys_of(root: Root) -> str:
     return sha256(keys.encode()).hexdigest()[:16]
 
 
-def floor(now: float, issued: float) -> datetime:
+def floor(now: float, issued: float, made: datetime = MADE) -> datetime:
     """The time to judge expiry by, for a device whose clock says ``now``."""
-    return max(MADE, datetime.fromtimestamp(max(now, issued, 0.0), UTC))
+    return max(made, datetime.fromtimestamp(max(now, issued, 0.0), UTC))
 
 
 def seen_in(cache: Path) -> Mark:

@@ -1,0 +1,1 @@
+"""The public TUF conformance suite against the device's trust check, every byte over MQTT."""
