@@ -1,6 +1,6 @@
 """What an update costs, over a mosquitto of its own, with real trust checks.
 
-Usage: python -m benchmarks.push [--pushes N]
+Usage: python -m benchmarks.push [--pushes N] [--devices N]
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import statistics
 import tempfile
 from pathlib import Path
 
+from benchmarks.push.crowd import push_to_many
 from benchmarks.push.operator import Operator
 from benchmarks.push.single import Single, Times
 
@@ -19,17 +20,23 @@ def main() -> None:
     """Measure one thing after the other and print the figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pushes", type=int, default=7, help="to one agent")
+    parser.add_argument("--devices", type=int, default=300, help="processes of the group")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         operator = Operator(folder)
         try:
             times = push_to_one(operator, folder, given.pushes)
+            crowd = push_to_many(operator, given.devices)
         finally:
             operator.close()
     figures = {
         "transfer_ms": statistics.median(each.transfer for each in times),
         "active_ms": statistics.median(each.active for each in times),
+        "devices": crowd.devices,
+        "uploaded_chunks": crowd.uploaded,
+        "devices_s": crowd.seconds,
+        "broker_cpu_ms_per_device": crowd.broker_cpu_ms,
     }
     print("RESULT " + json.dumps({name: round(value, 3) for name, value in figures.items()}))
 

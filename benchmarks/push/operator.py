@@ -13,11 +13,12 @@ import onnx
 from onnx import helper, numpy_helper
 
 from benchmarks.peers.cnn import NAMES, write_bundle
+from benchmarks.push import MODEL, TOPICS
 from edge_agent.config import BrokerConfig
 from edge_agent.contract.bundle import Bundle, pack_bundle, read_bundle
 from edge_agent.contract.release import Choice, Order
-from edge_agent.contract.topics import Topics
 from edge_agent.demo.broker import LocalBroker
+from edge_agent.demo.programs import console
 from edge_agent.fleet.parcel import Target, trust_files
 from edge_agent.fleet.publish import Publisher, PublishReport
 from edge_agent.fleet.session import open_session
@@ -26,9 +27,7 @@ from edge_agent.fleet.trust.keys import read_keys
 from edge_agent.fleet.trust.release import make_release
 from edge_agent.fleet.trust.repository import Repository
 
-MODEL: Final = "cnn"
 CHANNELS: Final = NAMES
-TOPICS: Final = Topics("edge")
 PAYLOAD_BYTES: Final = 5_000_000
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
 
@@ -53,28 +52,33 @@ class Operator:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._folder, self._keys = folder, folder / "keys"
+        self.folder, self._keys = folder, folder / "keys"
         self._broker = LocalBroker(folder, folder, ("mosquitto",))
         self._broker.start()
         self.url = self._broker.url
-        self._repository = Repository.create(folder / "repository", self._keys, None)
+        self.repository = folder / "repository"
+        self._repository = Repository.create(self.repository, self._keys, None)
         self.root = folder / "root.json"
         self.root.write_bytes(self._repository.files()["1.root.json"])
         self.bundle = write_bundle(folder)
         self._first = read_bundle(self.bundle)
 
-    def push(self, version: str, to: str) -> Pushed:
-        """Make, approve, order and publish a bundle of 5 MB; leave when everything is out."""
-        path = self._folder / f"{version}.bundle"
+    def approve(self, version: str) -> Path:
+        """Make and approve a bundle of 5 MB that is like no other."""
+        path = self.folder / f"{version}.bundle"
         path.write_bytes(_packed(self._first, version, _heavier(self._first.model)))
-        release = make_release(path, {})
-        self._repository.approve(release, read_keys(self._keys, "targets", None))
-        target = Target.parse(to)
-        choice = Choice(sha256=release.sha256, version=version)
+        signers = read_keys(self._keys, "targets", None)
+        self._repository.approve(make_release(path, {}), signers)
+        return path
+
+    def push(self, bundle: Path, to: str) -> Pushed:
+        """Order and publish an approved bundle; leave when everything is out."""
+        target, sha256 = Target.parse(to), read_bundle(bundle).digest
+        _, parcel = ordered_parcel(self._repository, sha256, target)
         revision = self._repository.next_revision()
+        choice = Choice(sha256=sha256, version=parcel.version)
         order = Order(revision=revision, model=MODEL, choice=choice)
         self._repository.order(target.path(MODEL), order)
-        _, parcel = ordered_parcel(self._repository, release.sha256, target)
         seeded: list[float] = []
         with open_session(BrokerConfig(url=self.url)) as session:
             report = Publisher(
@@ -90,6 +94,15 @@ class Operator:
                 progress=lambda *_: seeded.append(time.time()),
             ).run()
         return Pushed(report, seeded[-1])
+
+    def publishing(self, bundle: Path, to: str) -> list[str]:
+        """The command that does the same in a process of its own."""
+        rest = ("--repo", self.repository, "--broker", self.url, "--wait", "0")
+        return console("edge-fleet", "publish", bundle, "--to", to, *rest)
+
+    def reopen(self) -> None:
+        """Read what another process has signed."""
+        self._repository = Repository(self.repository)
 
     def cut(self) -> None:
         """The broker dies as by a power cut, and comes back on the same port and storage."""

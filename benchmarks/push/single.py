@@ -9,7 +9,8 @@ from typing import Final
 
 import msgspec
 
-from benchmarks.push.operator import CHANNELS, MODEL, TOPICS, Operator
+from benchmarks.push import MODEL, TOPICS
+from benchmarks.push.operator import CHANNELS, Operator
 from edge_agent.config import BrokerConfig
 from edge_agent.contract.messages import UpdateReport
 from edge_agent.demo.programs import Program, StepError, console
@@ -55,10 +56,11 @@ class Single:
         Raises:
             StepError: the device does not take it.
         """
+        bundle = self._operator.approve(version)
         with open_session(BrokerConfig(url=self._operator.url)) as session:
             session.connect(_PATIENCE_S)
             session.subscribe([TOPICS.records(DEVICE, "+")])
-            pushed = self._operator.push(version, DEVICE)
+            pushed = self._operator.push(bundle, DEVICE)
             entered = self._follow(session, version)
         steps, before = dict[str, float](), pushed.hinted_t
         for state, moment in entered.items():
