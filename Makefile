@@ -7,7 +7,7 @@ EXTRAS ?= demo
 GROUPS := --group test --group lint $(if $(filter all,$(EXTRAS)),--group servers)
 BIN := .venv/bin
 
-.PHONY: help demo test lint bench bench-scale bench-peers bench-outbox bench-swap bench-convert conformance crash test-arm64 coverage-matrix clean broker
+.PHONY: help demo test lint bench bench-scale bench-peers bench-outbox bench-swap bench-push bench-convert conformance crash test-arm64 coverage-matrix clean broker
 .DELETE_ON_ERROR:
 
 help:
@@ -19,6 +19,7 @@ help:
 	@echo "make bench-peers      readings over MQTT on one core, against what people use"
 	@echo "make bench-outbox     how fast, small and gentle the outbox is, a week alone included"
 	@echo "make bench-swap       a thousand models taken over under a thousand readings a second"
+	@echo "make bench-push       5 MB to one device and to a group, signed"
 	@echo "make bench-convert    converted models against plain exports, and which form wins"
 	@echo "make conformance SUITE=FOLDER   the public TUF suite, every byte over MQTT"
 	@echo "make crash            a thousand agents killed at random moments of a push"
@@ -52,6 +53,9 @@ bench-outbox: .venv/.demo
 
 bench-swap: .venv/.demo
 	$(BIN)/python benchmarks/keep.py bench-swap $(BIN)/python benchmarks/swap.py
+
+bench-push: .venv/.demo broker
+	$(BIN)/python benchmarks/keep.py bench-push $(BIN)/python -m benchmarks.push
 
 bench-convert: .venv/.demo
 	$(BIN)/python benchmarks/keep.py bench-convert $(BIN)/python benchmarks/convert.py

@@ -150,7 +150,6 @@ def measure(paths: list[Path], swaps: int) -> dict[str, Any]:
         phase(run, lambda: time.sleep(PAUSE_S))  # what the start has cost is not asked
         while done < swaps:
             without = phase(run, lambda: time.sleep(PAUSE_S))[0]
-            numbers = iter(range(done, swaps))
             with_swaps, count = phase(run, lambda: swap_next(run, paths, next(numbers, None)))
             done += count
             ratios.append(with_swaps / without)

@@ -18,7 +18,6 @@ from benchmarks.push.operator import Operator
 from edge_agent.demo.programs import StepError
 
 
-
 class Crowd(msgspec.Struct, frozen=True):
     """What a group cost.
 
