@@ -7,7 +7,7 @@ EXTRAS ?= demo
 GROUPS := --group test --group lint $(if $(filter all,$(EXTRAS)),--group servers)
 BIN := .venv/bin
 
-.PHONY: help demo test lint bench bench-scale bench-peers bench-outbox bench-convert conformance test-arm64 coverage-matrix clean broker
+.PHONY: help demo test lint bench bench-scale bench-peers bench-push bench-outbox bench-convert conformance test-arm64 coverage-matrix clean broker
 .DELETE_ON_ERROR:
 
 help:
@@ -17,6 +17,7 @@ help:
 	@echo "make bench            latency of a reading's way, kept in benchmarks/results/"
 	@echo "make bench-scale      a thousand sensors on one model: batches against one run each"
 	@echo "make bench-peers      readings over MQTT on one core, against what people use"
+	@echo "make bench-push       an update: to one device, to a group of 300, and with kills in the middle"
 	@echo "make bench-outbox     how fast, small and gentle the outbox is, a week alone included"
 	@echo "make bench-convert    converted models against plain exports, and which form wins"
 	@echo "make conformance SUITE=FOLDER   the public TUF suite, every byte over MQTT"
@@ -44,6 +45,9 @@ bench-scale: .venv/.demo
 
 bench-peers: .venv/.demo broker
 	$(BIN)/python benchmarks/keep.py bench-peers $(BIN)/python -m benchmarks.peers
+
+bench-push: .venv/.demo broker
+	$(BIN)/python benchmarks/keep.py bench-push $(BIN)/python -m benchmarks.push
 
 bench-outbox: .venv/.demo
 	$(BIN)/python benchmarks/keep.py bench-outbox $(BIN)/python benchmarks/outbox.py
