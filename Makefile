@@ -17,9 +17,9 @@ help:
 	@echo "make bench            latency of a reading's way, kept in benchmarks/results/"
 	@echo "make bench-scale      a thousand sensors on one model: batches against one run each"
 	@echo "make bench-peers      readings over MQTT on one core, against what people use"
+	@echo "make bench-push       an update: to one device, to a group of 300, and with kills in the middle"
 	@echo "make bench-outbox     how fast, small and gentle the outbox is, a week alone included"
 	@echo "make bench-swap       a thousand models taken over under a thousand readings a second"
-	@echo "make bench-push       5 MB to one device and to a group, signed"
 	@echo "make bench-convert    converted models against plain exports, and which form wins"
 	@echo "make conformance SUITE=FOLDER   the public TUF suite, every byte over MQTT"
 	@echo "make crash            a thousand agents killed at random moments of a push"
@@ -48,14 +48,14 @@ bench-scale: .venv/.demo
 bench-peers: .venv/.demo broker
 	$(BIN)/python benchmarks/keep.py bench-peers $(BIN)/python -m benchmarks.peers
 
+bench-push: .venv/.demo broker
+	$(BIN)/python benchmarks/keep.py bench-push $(BIN)/python -m benchmarks.push
+
 bench-outbox: .venv/.demo
 	$(BIN)/python benchmarks/keep.py bench-outbox $(BIN)/python benchmarks/outbox.py
 
 bench-swap: .venv/.demo
 	$(BIN)/python benchmarks/keep.py bench-swap $(BIN)/python benchmarks/swap.py
-
-bench-push: .venv/.demo broker
-	$(BIN)/python benchmarks/keep.py bench-push $(BIN)/python -m benchmarks.push
 
 bench-convert: .venv/.demo
 	$(BIN)/python benchmarks/keep.py bench-convert $(BIN)/python benchmarks/convert.py

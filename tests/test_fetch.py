@@ -273,6 +273,15 @@ def test_no_more_is_asked_for_than_the_rate_allows(tmp_path):
     assert talk.partial.file.read_bytes() == content(chunks=40, tail=0)
 
 
+def test_steps_that_are_far_apart_do_not_slow_down_what_the_rate_allows(tmp_path):
+    payload, blobs = offer(content(chunks=40, tail=0))
+    talk = Conversation(tmp_path / "p", payload, blobs)
+    talk.fetch = Fetch(talk.partial, answer_s=ANSWER_S, bytes_per_s=16 * CHUNK)
+    for _ in range(12):
+        talk.turn(0.25)
+    assert talk.partial.complete
+
+
 def test_a_blob_that_is_surely_absent_is_asked_for_later(tmp_path):
     payload, blobs = offer(content(chunks=1, tail=1))
     talk = Conversation(tmp_path / "p", payload, {payload.index[0]: blobs[payload.index[0]]}, 1)

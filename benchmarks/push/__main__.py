@@ -1,6 +1,6 @@
 """What an update costs, over a mosquitto of its own, with real trust checks.
 
-Usage: python -m benchmarks.push [--pushes N] [--devices N]
+Usage: python -m benchmarks.push [--pushes N] [--devices N] [--kills N]
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.push.crowd import push_to_many
+from benchmarks.push.kills import refetched
 from benchmarks.push.operator import Operator
 from benchmarks.push.single import Single, Times
 
@@ -21,6 +22,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pushes", type=int, default=7, help="to one agent")
     parser.add_argument("--devices", type=int, default=300, help="processes of the group")
+    parser.add_argument("--kills", type=int, default=8, help="of each of three")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
@@ -28,6 +30,7 @@ def main() -> None:
         try:
             times = push_to_one(operator, folder, given.pushes)
             crowd = push_to_many(operator, given.devices)
+            ratios = refetched(operator, given.kills)
         finally:
             operator.close()
     figures = {
@@ -37,7 +40,9 @@ def main() -> None:
         "uploaded_chunks": crowd.uploaded,
         "devices_s": crowd.seconds,
         "broker_cpu_ms_per_device": crowd.broker_cpu_ms,
+        "refetched_ratio_after_kill": max(ratios.values()),
     }
+    print("after a kill of", "  ".join(f"{who} {ratio:.3f}" for who, ratio in ratios.items()))
     print("RESULT " + json.dumps({name: round(value, 3) for name, value in figures.items()}))
 
 

@@ -9,12 +9,15 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
 from benchmarks.push import GROUP
 from benchmarks.push.operator import Operator
 from edge_agent.demo.programs import StepError
+
+_ROOT: Final = Path(__file__).resolve().parent.parent.parent
 
 
 class Crowd(msgspec.Struct, frozen=True):
@@ -40,7 +43,7 @@ def push_to_many(operator: Operator, count: int) -> Crowd:
         StepError: not every device has the bundle.
     """
     bundle = operator.approve("3.0.0")
-    with devices(operator, "crowd", many=count) as crowd:
+    with devices(operator, "crowd", "--many", str(count)) as crowd:
         said = lines(crowd)
         for _ in range(count):
             next(said)  # ready
@@ -55,14 +58,14 @@ def push_to_many(operator: Operator, count: int) -> Crowd:
 
 
 @contextmanager
-def devices(operator: Operator, name: str, many: int = 0) -> Iterator[subprocess.Popen[str]]:
-    """One light device, or many, killed at the end; the disk is a folder of this name."""
+def devices(operator: Operator, name: str, *options: str) -> Iterator[subprocess.Popen[str]]:
+    """Light devices by the options of their program, killed at the end; name is their disk too."""
     folder = operator.folder / name
     folder.mkdir(exist_ok=True)
-    arguments = [operator.url, operator.root, folder, name, *(["--many", many] if many else [])]
-    command = [sys.executable, "-m", "benchmarks.push.device", *map(str, arguments)]
-    root = Path(__file__).resolve().parent.parent.parent
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=root) as process:
+    command = [sys.executable, "-m", "benchmarks.push.device", operator.url, operator.root, folder]
+    with subprocess.Popen(
+        [*map(str, command), name, *options], stdout=subprocess.PIPE, text=True, cwd=_ROOT
+    ) as process:
         try:
             yield process
         finally:

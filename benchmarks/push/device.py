@@ -1,9 +1,10 @@
 """A light device: the agent's own trust check, fetch and unpacking, without pipelines or models.
 
-Usage: python -m benchmarks.push.device URL ROOT_FILE FOLDER NAME [--many N]
+Usage: python -m benchmarks.push.device URL ROOT_FILE FOLDER NAME [--slow] [--many N]
 
 It says ``ready``, ``chunk DIGEST`` for whatever chunk arrives, and ``done`` when the digest of the
-whole bundle is the signed one. With ``--many`` it is so many processes, named NAME-1 and so on,
+whole bundle is the signed one. With ``--slow`` it takes its time, so that a kill comes in the
+middle. With ``--many`` it is so many processes, named NAME-1 and so on,
 which share the memory of what they have imported and keep quiet about chunks.
 """
 
@@ -15,7 +16,7 @@ import multiprocessing
 import os
 import time
 from pathlib import Path
-from typing import Final
+from typing import Final, TypedDict, Unpack
 
 from benchmarks.push import GROUP, MODEL, TOPICS
 from edge_agent.config import BrokerConfig
@@ -32,8 +33,22 @@ from edge_agent.update.ways.retained import RetainedWay
 
 WINDOW_N: Final = 8
 ANSWER_S: Final = 3.0
-_TURN_S: Final = 0.01
+SLOW_BYTES_PER_S: Final = 4_000_000
+_TURN_S: Final = 0.25
+_CHILD_TURN_S: Final = 0.01  # while a trust check is at work
 _CHECK_S: Final = 600.0  # 300 checks at once take their time on two cores
+
+
+class How(TypedDict, total=False):
+    """How a device behaves.
+
+    Attributes:
+        is_quiet: say nothing about chunks.
+        bytes_per_s: most that it loads; None for no bound.
+    """
+
+    is_quiet: bool
+    bytes_per_s: int | None
 
 
 class Device:
@@ -44,11 +59,11 @@ class Device:
         root: root file.
         folder: its disk, which exists; what it holds already is used.
         name: device id; its group is always the same.
-        is_quiet: say nothing about chunks.
+        how: see :class:`How`.
     """
 
-    def __init__(self, url: str, root: Path, folder: Path, name: str, *, is_quiet: bool) -> None:
-        self._root, self._folder, self._name, self._is_quiet = root, folder, name, is_quiet
+    def __init__(self, url: str, root: Path, folder: Path, name: str, **how: Unpack[How]) -> None:
+        self._root, self._folder, self._name, self._how = root, folder, name, how
         self._link = MqttLink(BrokerConfig(url=url), client_id=name)
         self._port = self._link.port("update")
         self._way = RetainedWay(self._port, TOPICS)
@@ -61,17 +76,18 @@ class Device:
         """Wait for a hint, check the orders, fetch, unpack, compare the digest."""
         self._link.start()
         while not (self._fetch and self._fetch.partial.complete):
-            for event in take_events(self._port.events, n_max=64, wait_s=_TURN_S):
+            wait_s = _CHILD_TURN_S if self._orders.busy else _TURN_S
+            for event in take_events(self._port.events, n_max=64, wait_s=wait_s):
                 self._on_event(event)
             now_ns = time.monotonic_ns()
-            for answer in self._way.answers():
-                self._on_answer(answer, now_ns)
+            self._take_answers(now_ns)
             if self._is_hinted and self._fetch is None:
                 self._step_orders(now_ns)
             if self._fetch and self._port.connected:
                 plan = self._fetch.plan(now_ns, WINDOW_N)
                 self._way.drop(plan.drop)
                 self._way.ask(plan.ask)
+            self._take_answers(now_ns)  # some come within the question
         self._unpack(self._fetch.partial)
         self._link.stop()
 
@@ -87,11 +103,15 @@ class Device:
             self._is_hinted = True
             self._orders.hint()
 
+    def _take_answers(self, now_ns: int) -> None:
+        for answer in self._way.answers():
+            self._on_answer(answer, now_ns)
+
     def _on_answer(self, answer: Answer, now_ns: int) -> None:
         if not isinstance(answer.want, Blob):
             self._orders.take(answer)
         elif self._fetch and answer.data is not None:
-            if answer.want.payload and not self._is_quiet:
+            if answer.want.payload and not self._how.get("is_quiet"):
                 say(f"chunk {answer.want.sha256}")
             self._fetch.take(answer.want.sha256, answer.data, now_ns)
 
@@ -101,7 +121,8 @@ class Device:
             return
         self._desired = verdict.desired[MODEL]
         payload = self._desired.payloads[0]
-        self._fetch = Fetch(Partial(self._folder / payload.sha256, payload), answer_s=ANSWER_S)
+        partial = Partial(self._folder / payload.sha256, payload)
+        self._fetch = Fetch(partial, answer_s=ANSWER_S, bytes_per_s=self._how.get("bytes_per_s"))
 
     def _check(self) -> TrustCheck:
         return TrustCheck(
@@ -130,10 +151,10 @@ def say(what: str) -> None:
     os.write(1, f"{what}\n".encode())
 
 
-def live(url: str, root: Path, folder: Path, name: str, *, is_quiet: bool) -> None:
+def live(url: str, root: Path, folder: Path, name: str, **how: Unpack[How]) -> None:
     """One device from its start to the bundle."""
     (folder / "trust").mkdir(parents=True, exist_ok=True)
-    Device(url, root, folder, name, is_quiet=is_quiet).run()
+    Device(url, root, folder, name, **how).run()
     say("done")
 
 
@@ -145,19 +166,22 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("name")
     parser.add_argument("--many", type=int, default=0)
+    parser.add_argument("--slow", action="store_true")
     given = parser.parse_args()
-    if not given.many:
-        live(given.url, given.root, given.folder, given.name, is_quiet=False)
+    if given.many:
+        be_many(given.url, given.root, given.folder, given.name, given.many)
         return
+    limit = SLOW_BYTES_PER_S if given.slow else None
+    live(given.url, given.root, given.folder, given.name, bytes_per_s=limit)
+
+
+def be_many(url: str, root: Path, folder: Path, name: str, count: int) -> None:
+    """So many devices at once."""
     fork = multiprocessing.get_context("fork")
-    names = [f"{given.name}-{number + 1}" for number in range(given.many)]
+    names = [f"{name}-{number + 1}" for number in range(count)]
     processes = [
-        fork.Process(
-            target=live,
-            args=(given.url, given.root, given.folder / name, name),
-            kwargs={"is_quiet": True},
-        )
-        for name in names
+        fork.Process(target=live, args=(url, root, folder / each, each), kwargs={"is_quiet": True})
+        for each in names
     ]
     for process in processes:
         process.start()

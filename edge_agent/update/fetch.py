@@ -26,6 +26,7 @@ WRONG_MAX: Final = 5
 
 _NS: Final = 1_000_000_000
 _PAUSE_S_MAX: Final = 60.0
+_BURST_NS: Final = _NS // 2  # of the rate that may be made up for: steps are a quarter apart
 _LATER: Final = 2  # silences after which a blob leaves the window
 
 
@@ -135,7 +136,7 @@ class Fetch:
         """Note when the link is free again after so many bytes."""
         if self._bytes_per_s is not None:
             took_ns = round(count * _NS / self._bytes_per_s)
-            self._free_ns = max(self._free_ns, now_ns) + took_ns
+            self._free_ns = max(self._free_ns, now_ns - _BURST_NS) + took_ns
 
     def _expire(self, now_ns: int) -> list[Blob]:
         """Put off what was asked for in vain; returns what to ask for again at once."""

@@ -147,7 +147,9 @@ class Repository(Signed):
         for digest, content in release.files:
             write_bundle(self.folder / "payload" / digest, content)
         path = bundle_path(scope, release.sha256)
-        custom = msgspec.to_builtins(release.approval)
+        now_ms = max(int(self._now() * 1000), self._latest(release.manifest.name) + 1)
+        approval = msgspec.structs.replace(release.approval, approved=now_ms)
+        custom = msgspec.to_builtins(approval)
         self.roles[role].signed.targets[path] = TargetFile(
             len(release.data), {"sha256": release.sha256}, path, {"custom": custom}
         )
@@ -164,12 +166,20 @@ class Repository(Signed):
 
     def bundles_of(self, model: str) -> list[str]:
         """The digests of the approved bundles of a model, in the order of their approval."""
+        found = sorted(self._approvals(model))
+        return list(dict.fromkeys(sha256 for _, sha256 in found))
+
+    def _approvals(self, model: str) -> list[tuple[int, str]]:
+        """When each bundle of a model was approved, and its digest."""
         targets = (target for role in self.roles.values() for target in role.signed.targets.items())
         return [
-            path.rsplit("/", 1)[1]
+            (target.custom["approved"], path.rsplit("/", 1)[1])
             for path, target in targets
             if path.startswith("bundles/") and target.custom and target.custom["model"] == model
         ]
+
+    def _latest(self, model: str) -> int:
+        return max((approved for approved, _ in self._approvals(model)), default=0)
 
     def order(self, path: str, order: Order) -> None:
         """Say with the online key which bundle is to run.
