@@ -7,7 +7,7 @@ EXTRAS ?= demo
 GROUPS := --group test --group lint $(if $(filter all,$(EXTRAS)),--group servers)
 BIN := .venv/bin
 
-.PHONY: help demo test lint bench bench-scale bench-peers bench-push bench-outbox bench-convert conformance test-arm64 coverage-matrix clean broker
+.PHONY: help demo test lint bench bench-scale bench-peers bench-outbox bench-swap bench-push bench-convert conformance crash test-arm64 coverage-matrix clean broker
 .DELETE_ON_ERROR:
 
 help:
@@ -19,8 +19,10 @@ help:
 	@echo "make bench-peers      readings over MQTT on one core, against what people use"
 	@echo "make bench-push       an update: to one device, to a group of 300, and with kills in the middle"
 	@echo "make bench-outbox     how fast, small and gentle the outbox is, a week alone included"
+	@echo "make bench-swap       a thousand models taken over under a thousand readings a second"
 	@echo "make bench-convert    converted models against plain exports, and which form wins"
 	@echo "make conformance SUITE=FOLDER   the public TUF suite, every byte over MQTT"
+	@echo "make crash            a thousand agents killed at random moments of a push"
 	@echo "make test-arm64       unit tests, replay and verify on emulated 64-bit ARM"
 	@echo "make coverage-matrix  every estimator of scikit-learn, to benchmarks/COVERAGE.md"
 	@echo "make clean            remove what these made"
@@ -52,6 +54,9 @@ bench-push: .venv/.demo broker
 bench-outbox: .venv/.demo
 	$(BIN)/python benchmarks/keep.py bench-outbox $(BIN)/python benchmarks/outbox.py
 
+bench-swap: .venv/.demo
+	$(BIN)/python benchmarks/keep.py bench-swap $(BIN)/python benchmarks/swap.py
+
 bench-convert: .venv/.demo
 	$(BIN)/python benchmarks/keep.py bench-convert $(BIN)/python benchmarks/convert.py
 
@@ -61,6 +66,10 @@ coverage-matrix: .venv/.demo
 # Every byte over MQTT; SUITE is a checkout of tuf-conformance. Needs Debian's faketime.
 conformance: .venv/.demo broker
 	$(BIN)/python benchmarks/keep.py conformance $(BIN)/python -m benchmarks.conformance $(SUITE)
+
+# Agents killed at random moments of a push: half an hour.
+crash: .venv/.demo broker
+	$(BIN)/python benchmarks/keep.py crash $(BIN)/python benchmarks/crash.py
 
 # As root, on Debian: an emulated machine in build/arm64, kept for the next time.
 test-arm64: .venv/.demo

@@ -15,7 +15,8 @@ from bundles import make_bundle
 from edge_agent.config import BrokerConfig
 from edge_agent.contract.messages import PipelineStatus, Status, UpdateReport, encode
 from edge_agent.contract.topics import Topics
-from edge_agent.fleet.__main__ import EXIT_REFUSED, cli
+from edge_agent.fleet.__main__ import cli
+from edge_agent.fleet.publishing import EXIT_REFUSED
 from edge_agent.fleet.records import Row
 from edge_agent.fleet.session import open_session
 from edge_agent.fleet.sinks import open_sink

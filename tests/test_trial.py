@@ -27,8 +27,8 @@ from edge_agent.health import Health
 from edge_agent.infer import Model
 from edge_agent.testing.broker import SimulatedBroker
 from edge_agent.update.pointer import Journal
+from edge_agent.update.states import TRANSITIONS, TRIES
 from edge_agent.update.trial import illness, is_over
-from edge_agent.update.updater import TRANSITIONS, TRIES
 
 TRIAL = TrialConfig(seconds=60, windows_min=10)
 

@@ -54,6 +54,9 @@ def test_an_approved_and_ordered_bundle_is_desired(fleet, trust):
         order.revision,
     )
     assert desired.payloads == release.approval.payloads
+    newer = fleet.approve(fleet.release("0.9.0"))
+    fleet.reopen()
+    assert fleet.repository.bundles_of("motion") == [release.sha256, newer.sha256]
     assert desired.bytes == len(release.data)
 
 

@@ -20,8 +20,9 @@ from edge_agent.pipeline import Pipeline
 from edge_agent.sources.simulated import SimulatedConfig, SimulatedSource
 from edge_agent.testing.broker import SimulatedBroker
 from edge_agent.testing.clock import FakeClock
+from edge_agent.update.states import TRANSITIONS
 from edge_agent.update.store import Store
-from edge_agent.update.updater import TRANSITIONS, Updater
+from edge_agent.update.updater import Updater
 
 TOPICS = Topics("edge")
 CHUNK = 512

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from fleets import Fleet
 
-from edge_agent.contract.messages import TrustIndex, decode, encode
+from edge_agent.contract.messages import decode, encode
+from edge_agent.contract.requests import TrustIndex
 from edge_agent.contract.topics import Topics
 from edge_agent.fleet.export import export
 from edge_agent.fleet.parcel import trust_files
@@ -139,7 +140,7 @@ def test_requests_are_answered_by_the_operator(fleet):
 
 
 def test_answers_that_nobody_asked_for_fill_no_memory(fleet):
-    from edge_agent.contract.messages import Part, encode_part  # noqa: PLC0415
+    from edge_agent.contract.requests import Part, encode_part  # noqa: PLC0415
 
     wire = Wire(fleet, lambda port: RequestWay(port, TOPICS, "pi-1"))
     wire.turn()

@@ -80,12 +80,14 @@ class Approval(msgspec.Struct, frozen=True, kw_only=True):
         model: name in the bundle's manifest.
         version: in the bundle's manifest.
         payloads: how it travels; the first needs no base.
+        approved: when, in milliseconds since 1970: files of metadata have no order.
     """
 
     schema: int = RELEASE_SCHEMA
     model: str
     version: str
     payloads: tuple[Payload, ...]
+    approved: int = 0
 
 
 class Choice(msgspec.Struct, frozen=True, kw_only=True):

@@ -10,9 +10,9 @@ topic                                             retained  payload
 ``PREFIX/desired/device/DEVICE/MODEL``            yes       :class:`~.messages.Desired`
 ``PREFIX/desired/group/GROUP/MODEL``              yes       :class:`~.messages.Desired`
 ``PREFIX/blob/SHA256``                            yes       raw bytes with that digest, <= 48 KiB
-``PREFIX/trust/index``                            yes       :class:`~.messages.TrustIndex`
-``PREFIX/device/DEVICE/request``                  no        :class:`~.messages.Request`
-``PREFIX/device/DEVICE/response``                 no        :func:`~.messages.encode_part`
+``PREFIX/trust/index``                            yes       :class:`~.requests.TrustIndex`
+``PREFIX/device/DEVICE/request``                  no        :class:`~.requests.Request`
+``PREFIX/device/DEVICE/response``                 no        :func:`~.requests.encode_part`
 ================================================  ========  ======================================
 """
 

@@ -9,9 +9,10 @@ import msgspec
 
 from edge_agent.contract.chunks import Cut, cut, cut_blobs
 from edge_agent.contract.errors import ConfigError
-from edge_agent.contract.messages import Desired, IndexEntry, Status, TrustIndex
+from edge_agent.contract.messages import Desired, Status
 from edge_agent.contract.names import name_fault
 from edge_agent.contract.release import Approval, device_path, group_path
+from edge_agent.contract.requests import IndexEntry, TrustIndex
 from edge_agent.contract.topics import Topics
 from edge_agent.fleet.trust.release import make_release
 

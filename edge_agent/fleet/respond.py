@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from edge_agent.contract.errors import LinkError
-from edge_agent.contract.messages import Part, Request, decode, encode_part
+from edge_agent.contract.messages import decode
 from edge_agent.contract.names import name_fault
+from edge_agent.contract.requests import Part, Request, encode_part
 from edge_agent.contract.topics import CHUNK_BYTES, Topics
 from edge_agent.fleet.session import Session
 from edge_agent.link import Message

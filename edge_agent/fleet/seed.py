@@ -12,7 +12,8 @@ from typing import Final
 import msgspec
 
 from edge_agent.contract.errors import LinkError
-from edge_agent.contract.messages import TrustIndex, encode
+from edge_agent.contract.messages import encode
+from edge_agent.contract.requests import TrustIndex
 from edge_agent.contract.topics import Topics
 from edge_agent.fleet.session import FILTERS_MAX, Session
 

@@ -23,8 +23,10 @@ from edge_agent.link import Denied, Down, Event, Message, Port, Published, Up, t
 from edge_agent.update.field_test import Target
 from edge_agent.update.job import Job, installed
 from edge_agent.update.orders import Orders
-from edge_agent.update.pointer import Installed, Journal, Refusal
+from edge_agent.update.pointer import Journal
+from edge_agent.update.recovery import Recovery, refusal_of
 from edge_agent.update.reports import Reports
+from edge_agent.update.states import TRANSITIONS
 from edge_agent.update.store import Store
 from edge_agent.update.trust.check import TrustCheck
 from edge_agent.update.wanted import Wanted
@@ -32,29 +34,6 @@ from edge_agent.update.ways import make_ways
 from edge_agent.update.ways.base import Answer, Blob
 
 log = logging.getLogger(__name__)
-
-TRANSITIONS: Final[Mapping[UpdateState, tuple[UpdateState, ...]]] = {
-    # state       next states                              until then (job.py)
-    "offered": ("fetching", "committed", "refused"),  # runs already? sizes sound? our time?
-    "fetching": ("verified", "refused"),  # chunks to disk, each checked as it comes
-    "verified": ("staged", "fetching", "refused"),  # unpacked; digest, manifest, channels checked
-    "staged": ("probing", "refused"),  # it is in the store; the child process is started
-    "probing": ("trial", "refused"),  # golden vectors, latency, memory in the child
-    "trial": ("committed", "rolled_back"),  # the pipelines run it, and are watched
-    "committed": (),
-    "rolled_back": (),  # the model before runs again; this bundle is not tried again
-    "refused": (),  # remembered: only a higher revision has it tried again
-}
-
-TRIES: Final[Mapping[UpdateState, int]] = {
-    # How often the agent may begin a state, restarts included, before the bundle is refused; the
-    # limit of a trial is configured. Fetching may take weeks of short power.
-    "offered": 1000,
-    "fetching": 1000,
-    "verified": 5,
-    "staged": 5,
-    "probing": 5,
-}
 
 _NS: Final = 1_000_000_000
 _TURN_S: Final = 0.25
@@ -103,6 +82,7 @@ class Updater:
         self._device, self._targets = device, targets
         self._config, self._clock = config, clock
         self._reports = Reports(report, clock)
+        self._recovery = Recovery(store, self._reports, targets, config.trial)
         names = {topics.desired_for_device(device, model): model for model in targets}
         for group in groups:
             names |= {topics.desired_for_group(group, model): model for model in targets}
@@ -127,9 +107,7 @@ class Updater:
     def initial(self, model: str) -> Model | None:
         """What a pipeline is to start with; before ``run``. Every call loads a model of its own.
 
-        A bundle that was on trial goes on being tried. A current bundle that is damaged or does
-        not load gives way to the previous one, for good and reported. One that does not fit a
-        pipeline stays, since it is the configuration that has changed: there is no model then.
+        A bundle that was on trial goes on being tried; else see :meth:`.Recovery.load`.
 
         Raises:
             StorageError: the disk refused.
@@ -140,18 +118,9 @@ class Updater:
                 return Model.load(self._store.read(job.desired.sha256))
             except (BundleError, InferenceError) as exc:
                 self._end_trial(job, str(exc))
-        while (current := self._store.pointer(model).current) is not None:
-            try:
-                bundle = self._store.read(current.sha256)
-                faults = (target.misfit(bundle.manifest) for target in self._targets[model])
-                if fault := next(filter(None, faults), None):
-                    log.error("%s %s cannot be used: %s", model, current.version, fault)
-                    self._reports.enter(model, current, "refused", fault)
-                    return None
-                return Model.load(bundle)
-            except (BundleError, InferenceError) as exc:
-                self._fall_back(model, current, str(exc))
-        return None
+        loaded = self._recovery.load(model)
+        self._settled[model] = self._store.pointer(model).revision
+        return loaded
 
     def reports(self) -> tuple[UpdateReport, ...]:
         """The latest report of each model; ``reason`` also says what an update waits for."""
@@ -386,7 +355,7 @@ class Updater:
     def _refuse(self, job: Job, reason: str, now_ns: int) -> None:
         """Remember the refusal, then enter it."""
         try:
-            self._store.refuse(job.desired.model, _refusal(job.desired, reason))
+            self._store.refuse(job.desired.model, refusal_of(job.desired, reason))
         except StorageError as exc:
             self._postpone(job, exc, now_ns)
             return
@@ -408,7 +377,7 @@ class Updater:
 
     def _end_trial(self, job: Job, reason: str) -> None:
         desired = job.desired
-        refusal = msgspec.structs.replace(_refusal(desired, reason), trial=True)
+        refusal = msgspec.structs.replace(refusal_of(desired, reason), trial=True)
         self._store.refuse(desired.model, refusal)
         log.error("%s %s is rolled back: %s", desired.model, desired.version, reason)
         self._enter(job, "rolled_back", reason)
@@ -436,31 +405,10 @@ class Updater:
 
     def _open(self, model: str) -> int:
         """Take up where the pointer ends; returns the revision that it settled."""
-        pointer = self._store.pointer(model)
-        self._reports.restore(pointer)
-        if fault := self._store.repaired.get(model):
-            self._reports.enter(model, pointer.current, "refused", fault)
-        if pointer.update is not None and self._config.enabled:
-            self._resume(model, pointer.update)
-            pointer = self._store.pointer(model)
-        return pointer.revision
-
-    def _resume(self, model: str, journal: Journal) -> None:
-        """Go on with an update that an end of the agent has interrupted, or give it up."""
-        state, tries = journal.state, journal.tries + 1
-        limit = self._config.trial.starts_max if state == "trial" else TRIES[state]
-        if tries <= limit:
-            journal = msgspec.structs.replace(journal, tries=tries)
-            self._store.record(model, journal)
-            self._jobs[model] = self._make_job(journal, is_running=state == "trial")
-            self._reports.enter(model, journal.desired, state)
-            return
-        reason = f"the agent ended {limit} times in the state {state}"
-        refusal = _refusal(journal.desired, reason)
-        self._store.refuse(model, msgspec.structs.replace(refusal, trial=state == "trial"))
-        outcome: UpdateState = "rolled_back" if state == "trial" else "refused"
-        log.error("%s %s is given up: %s", model, journal.desired.version, reason)
-        self._reports.enter(model, journal.desired, outcome, reason)
+        journal = self._recovery.open(model, resume=self._config.enabled)
+        if journal is not None:
+            self._jobs[model] = self._make_job(journal, is_running=journal.state == "trial")
+        return self._store.pointer(model).revision
 
     def _make_job(self, journal: Journal, *, is_running: bool = False) -> Job:
         return Job(
@@ -487,17 +435,6 @@ class Updater:
         config = self._config
         return Orders(self._way, check, answer_s=config.answer_s, check_s=config.check_s)
 
-    def _fall_back(self, model: str, current: Installed, fault: str) -> None:
-        """What is whole and yet cannot be used is refused; what is damaged may come again."""
-        refusal = _refusal(current, fault) if self._store.has(current.sha256) else None
-        self._store.fall_back(model, refusal)
-        pointer = self._store.pointer(model)
-        self._settled[model] = pointer.revision
-        before = pointer.current.version if pointer.current else None
-        outcome = f"back to {before}" if before else "there is no model before it"
-        log.error("%s %s cannot be used: %s; %s", model, current.version, fault, outcome)
-        self._reports.enter(model, current, "refused", f"{fault}; {outcome}")
-
     def _collect(self, now_ns: int) -> None:
         """Free the disk of what no pointer names and no update brings."""
         if self._collect_ns is None or now_ns < self._collect_ns:
@@ -510,9 +447,3 @@ class Updater:
         except StorageError as exc:  # costs only space: tried again
             log.warning("old bundles cannot be removed: %s", exc)
             self._collect_ns = now_ns + round(_DISK_S * _NS)
-
-
-def _refusal(bundle: Desired | Installed, reason: str) -> Refusal:
-    return Refusal(
-        sha256=bundle.sha256, version=bundle.version, revision=bundle.revision, reason=reason
-    )

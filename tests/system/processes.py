@@ -136,6 +136,10 @@ class Programs:
         arguments = [command, *options, "--broker", broker.url]
         return self._start("edge_agent.fleet", arguments, command, env)
 
+    def start_fleet(self, command: str, *options: str) -> Program:
+        """A command that needs no broker."""
+        return self._start("edge_agent.fleet", [command, *options], command, None)
+
     def discard(self) -> None:
         for _, program in self._started:
             program.discard()

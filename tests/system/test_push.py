@@ -9,7 +9,7 @@ from bundles import make_bundle
 
 from edge_agent.contract.chunks import cut
 from edge_agent.contract.messages import Desired, decode, encode
-from edge_agent.fleet.__main__ import EXIT_REFUSED
+from edge_agent.fleet.publishing import EXIT_REFUSED
 
 from .ears import TOPICS
 from .processes import finish, pipeline, wait_for, write_config

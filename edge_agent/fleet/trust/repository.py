@@ -22,45 +22,44 @@ nothing; they bound for how long a thief of the network can hide that there is s
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Final
 
 import msgspec
 from securesystemslib.signer import CryptoSigner
-from tuf.api.exceptions import StorageError as TufStorageError
 from tuf.api.metadata import (
-    DelegatedRole,
     Delegations,
     Metadata,
-    MetaFile,
     Root,
     Snapshot,
     TargetFile,
     Targets,
     Timestamp,
 )
-from tuf.api.serialization import DeserializationError
 
 from edge_agent.contract.bundle import write_bundle
 from edge_agent.contract.chunks import cut
 from edge_agent.contract.errors import BundleError, ConfigError
 from edge_agent.contract.names import name_fault
-from edge_agent.contract.release import ISSUED, SCOPE_ALL, Approval, Order, bundle_path
+from edge_agent.contract.release import SCOPE_ALL, Approval, Order, bundle_path
 from edge_agent.fleet.trust.keys import free_path, make_key, read_keys
 from edge_agent.fleet.trust.release import Release
+from edge_agent.fleet.trust.signed import (
+    DAYS,
+    ONLINE,
+    ROLLOUT,
+    ROOT_KEYS,
+    ROOT_THRESHOLD,
+    Now,
+    Signed,
+    in_days,
+)
 
-ROLLOUT: Final = "rollout"
-ONLINE: Final = "online"
-ROOT_KEYS, ROOT_THRESHOLD = 3, 2
-DAYS: Final = {"root": 365, "targets": 365, "snapshot": 14, "timestamp": 14, ROLLOUT: 90}
-
-T = TypeVar("T", Root, Timestamp, Snapshot, Targets)
-Now = Callable[[], float]
+_EMPTY: Final = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"  # of no bytes
 
 
-class Repository:
+class Repository(Signed):
     """One repository folder. Used by one thread.
 
     Args:
@@ -70,19 +69,6 @@ class Repository:
     Raises:
         ConfigError: there is no repository, or it cannot be read.
     """
-
-    def __init__(self, folder: Path, now: Now = time.time) -> None:
-        self.folder = folder
-        self._trust, self._now = folder / "trust", now
-        if not (self._trust / "timestamp.json").exists():
-            raise ConfigError(f"{folder} is no repository: make one with edge-fleet init")
-        self.timestamp: Metadata[Timestamp] = self._read("timestamp.json")
-        snapshot = self.timestamp.signed.snapshot_meta.version
-        self.snapshot: Metadata[Snapshot] = self._read(f"{snapshot}.snapshot.json")
-        self.root: Metadata[Root] = self._read(f"{self._root_version()}.root.json")
-        self.roles: dict[str, Metadata[Targets]] = {}
-        for name, file in self.snapshot.signed.meta.items():
-            self.roles[name.removesuffix(".json")] = self._read(f"{file.version}.{name}")
 
     @classmethod
     def create(
@@ -111,7 +97,7 @@ class Repository:
         targets_key = make_key(keys / "targets-1.key", passphrase)
         online = make_key(folder / ONLINE / f"{ONLINE}-1.key", None)
         rollout = make_key(folder / ONLINE / f"{ROLLOUT}-1.key", None)
-        root = Root(expires=_in_days(now, DAYS["root"]), consistent_snapshot=True)
+        root = Root(expires=in_days(now, DAYS["root"]), consistent_snapshot=True)
         for signer in roots:
             root.add_key(signer.public_key, Root.type)
         root.roles[Root.type].threshold = ROOT_THRESHOLD
@@ -123,7 +109,7 @@ class Repository:
         self.folder, self._trust, self._now = folder, folder / "trust", now
         self._trust.mkdir(parents=True)
         self.root = Metadata(root)
-        targets = Targets(expires=_in_days(now, DAYS["targets"]))
+        targets = Targets(expires=in_days(now, DAYS["targets"]))
         targets.delegations = Delegations({}, {})
         self.roles = {Targets.type: Metadata(targets)}
         self._delegate(ROLLOUT, rollout, ["rollout/*/*/*"])
@@ -138,8 +124,6 @@ class Repository:
             passphrase=passphrase,
         )
         return self
-
-    # --- what people do --------------------------------------------------------------------------
 
     def approve(
         self, release: Release, signers: Sequence[CryptoSigner], scope: str = SCOPE_ALL
@@ -163,7 +147,9 @@ class Repository:
         for digest, content in release.files:
             write_bundle(self.folder / "payload" / digest, content)
         path = bundle_path(scope, release.sha256)
-        custom = msgspec.to_builtins(release.approval)
+        now_ms = max(int(self._now() * 1000), self._latest(release.manifest.name) + 1)
+        approval = msgspec.structs.replace(release.approval, approved=now_ms)
+        custom = msgspec.to_builtins(approval)
         self.roles[role].signed.targets[path] = TargetFile(
             len(release.data), {"sha256": release.sha256}, path, {"custom": custom}
         )
@@ -180,12 +166,20 @@ class Repository:
 
     def bundles_of(self, model: str) -> list[str]:
         """The digests of the approved bundles of a model, in the order of their approval."""
+        found = sorted(self._approvals(model))
+        return list(dict.fromkeys(sha256 for _, sha256 in found))
+
+    def _approvals(self, model: str) -> list[tuple[int, str]]:
+        """When each bundle of a model was approved, and its digest."""
         targets = (target for role in self.roles.values() for target in role.signed.targets.items())
         return [
-            path.rsplit("/", 1)[1]
+            (target.custom["approved"], path.rsplit("/", 1)[1])
             for path, target in targets
             if path.startswith("bundles/") and target.custom and target.custom["model"] == model
         ]
+
+    def _latest(self, model: str) -> int:
+        return max((approved for approved, _ in self._approvals(model)), default=0)
 
     def order(self, path: str, order: Order) -> None:
         """Say with the online key which bundle is to run.
@@ -273,19 +267,6 @@ class Repository:
             self._rotate_delegated(role, make_key(path, secret), keys, passphrase)
         return str(path)
 
-    def key_ids(self) -> dict[str, list[str]]:
-        """The ids of the keys of every role."""
-        found = {name: list(role.keyids) for name, role in self.root.signed.roles.items()}
-        delegations = self._delegations()
-        return found | {name: list(role.keyids) for name, role in (delegations.roles or {}).items()}
-
-    def files(self) -> dict[str, bytes]:
-        """Every file of metadata that a device may ask for, by name."""
-        names = [f"{number}.root.json" for number in range(1, self.root.signed.version + 1)]
-        names += ["timestamp.json", f"{self.snapshot.signed.version}.snapshot.json"]
-        names += [f"{role.signed.version}.{name}.json" for name, role in self.roles.items()]
-        return {name: (self._trust / name).read_bytes() for name in names}
-
     def read(self, name: str) -> bytes | None:
         """A thing by its path: ``trust/FILE``, ``payload/SHA256`` or ``blob/SHA256``; or None."""
         kind, _, rest = name.partition("/")
@@ -324,57 +305,6 @@ class Repository:
         """
         return self._content(self.folder / "bundles" / f"{sha256}.bundle")
 
-    # --- signing ---------------------------------------------------------------------------------
-
-    def _commit(
-        self,
-        signed_by: dict[str, Sequence[CryptoSigner]],
-        *,
-        bump: bool = True,
-        keys: Path | None = None,
-        passphrase: bytes | None = None,
-    ) -> None:
-        """Sign these roles anew, then snapshot and timestamp, each file written whole."""
-        names = self.roles if not bump else signed_by
-        for name in names:
-            role = self.roles[name]
-            signers = signed_by.get(name) or read_keys(keys or Path(), name, passphrase)
-            self._require_signers(name, signers)
-            self._renew(role, bump=bump, days=DAYS.get(name, DAYS["targets"]))
-            self._sign(role, signers, f"{role.signed.version}.{name}.json")
-        online = self._online(ONLINE)
-        self.snapshot.signed.meta = {
-            f"{name}.json": MetaFile(role.signed.version) for name, role in self.roles.items()
-        }
-        self._renew(self.snapshot, bump=bump, days=DAYS["snapshot"])
-        self._sign(self.snapshot, online, f"{self.snapshot.signed.version}.snapshot.json")
-        timestamp = self.timestamp.signed
-        timestamp.snapshot_meta = MetaFile(self.snapshot.signed.version)
-        timestamp.unrecognized_fields[ISSUED] = int(self._now())
-        self._renew(self.timestamp, bump=bump, days=DAYS["timestamp"])
-        self._sign(self.timestamp, online, "timestamp.json")
-
-    def _renew(self, role: Metadata[Any], *, bump: bool, days: int) -> None:
-        role.signed.version += bump
-        role.signed.expires = _in_days(self._now, days)
-
-    def _sign(self, role: Metadata[Any], signers: Sequence[CryptoSigner], name: str) -> None:
-        role.signatures.clear()
-        for signer in signers:
-            role.sign(signer, append=True)
-        write_bundle(self._trust / name, role.to_bytes())
-
-    def _require_signers(self, name: str, signers: Sequence[CryptoSigner]) -> None:
-        """Stop before anything is written when the keys are not those that devices know."""
-        known = self.key_ids().get(name, [])
-        if not any(signer.public_key.keyid in known for signer in signers):
-            raise ConfigError(f"none of the keys given is a key of {name}: name their folder")
-
-    def _online(self, role: str) -> list[CryptoSigner]:
-        known = self.key_ids()["timestamp" if role == ONLINE else role]
-        signers = read_keys(self.folder / ONLINE, role, None)
-        return [signer for signer in signers if signer.public_key.keyid in known]
-
     def _rotate_root(
         self,
         role: str,
@@ -400,18 +330,6 @@ class Repository:
         else:
             self._commit({})
 
-    def _root_signers(self, keys: Path, passphrase: bytes | None) -> list[CryptoSigner]:
-        known = self.root.signed.roles[Root.type].keyids
-        found = read_keys(keys, Root.type, passphrase)
-        signers = [signer for signer in found if signer.public_key.keyid in known]
-        if len(signers) < ROOT_THRESHOLD:
-            raise ConfigError(f"{len(signers)} of the root's keys are in {keys}, two must sign")
-        return signers
-
-    def _renew_root(self, signers: Sequence[CryptoSigner]) -> None:
-        self._renew(self.root, bump=True, days=DAYS["root"])
-        self._sign(self.root, signers, f"{self.root.signed.version}.root.json")
-
     def _rotate_delegated(
         self, role: str, signer: CryptoSigner, keys: Path, passphrase: bytes | None
     ) -> None:
@@ -429,31 +347,6 @@ class Repository:
             raise ConfigError(fault or f"a group cannot be called {SCOPE_ALL}")
         self._delegate(role_of(group), signer, [f"bundles/{group}/*"])
 
-    def _delegate(self, role: str, signer: CryptoSigner, paths: list[str]) -> None:
-        """Terminating: no other role is asked for these paths."""
-        delegations = self._delegations()
-        assert delegations.roles is not None, "made with roles"
-        delegations.roles[role] = DelegatedRole(role, [], 1, terminating=True, paths=paths)
-        self.roles[Targets.type].signed.add_key(signer.public_key, role)
-        self.roles[role] = Metadata(Targets(expires=_in_days(self._now, DAYS["targets"])))
-
-    def _delegations(self) -> Delegations:
-        delegations = self.roles[Targets.type].signed.delegations
-        assert delegations is not None, "made with delegations"
-        return delegations
-
-    # --- files -----------------------------------------------------------------------------------
-
-    def _read(self, name: str) -> Metadata[Any]:
-        try:
-            return Metadata.from_file(str(self._trust / name))
-        except (TufStorageError, DeserializationError, OSError) as exc:
-            raise ConfigError(f"{self._trust / name} cannot be read: restore a backup") from exc
-
-    def _root_version(self) -> int:
-        names = [path.name.split(".")[0] for path in self._trust.glob("*.root.json")]
-        return max(int(name) for name in names if name.isdigit())
-
     @staticmethod
     def _content(path: Path) -> bytes:
         try:
@@ -462,13 +355,6 @@ class Repository:
             raise BundleError(f"{path}: {exc.strerror}: approve the bundle again") from exc
 
 
-_EMPTY: Final = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"  # of no bytes
-
-
 def role_of(scope: str) -> str:
     """The role that approves for a scope."""
     return Targets.type if scope == SCOPE_ALL else f"group-{scope}"
-
-
-def _in_days(now: Now, days: int) -> datetime:
-    return datetime.fromtimestamp(int(now()), UTC) + timedelta(days=days)

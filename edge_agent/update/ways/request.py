@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import Final
 
 from edge_agent.contract.errors import LinkError
-from edge_agent.contract.messages import Request, decode_part, encode
+from edge_agent.contract.messages import encode
+from edge_agent.contract.requests import Request, decode_part
 from edge_agent.contract.topics import CHUNK_BYTES, Topics
 from edge_agent.link import Event, Message, Port, Up
 from edge_agent.update.ways.base import Answer, Want

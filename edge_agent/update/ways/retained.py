@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from typing import Final
 
 from edge_agent.contract.errors import LinkError
-from edge_agent.contract.messages import TrustIndex, decode
+from edge_agent.contract.messages import decode
+from edge_agent.contract.requests import TrustIndex
 from edge_agent.contract.topics import CHUNK_BYTES, Topics
 from edge_agent.link import Event, Message, Port, Up
 from edge_agent.update.ways.base import Answer, Blob, File, Want
