@@ -22,7 +22,7 @@ from edge_agent.demo.programs import console
 from edge_agent.fleet.parcel import Target, trust_files
 from edge_agent.fleet.publish import Publisher, PublishReport
 from edge_agent.fleet.session import open_session
-from edge_agent.fleet.trust.commands import ordered_parcel
+from edge_agent.fleet.trust.approving import ordered_parcel
 from edge_agent.fleet.trust.keys import read_keys
 from edge_agent.fleet.trust.release import make_release
 from edge_agent.fleet.trust.repository import Repository
