@@ -27,6 +27,7 @@ from edge_agent.contract.topics import Topics
 from edge_agent.health import Health
 from edge_agent.link import Published, Up
 from edge_agent.mqtt import MqttLink
+from edge_agent.update.states import TRIES
 from edge_agent.update.store import Store
 from edge_agent.update.updater import Updater
 
@@ -181,7 +182,7 @@ def test_an_agent_that_is_killed_at_any_moment_ends_with_the_new_model(tmp_path,
     store.install(make_bundle(version="1.0.0"))
     publish(broker, blobs(data) | desired(data, 5))
     moments = random.Random(4)
-    for _ in range(8):
+    for _ in range(TRIES["probing"] - 1):  # one more in that state, and it would be refused
         with agent(broker.url, folder) as child:
             assert child.stdout.readline() == b"ready\n"
             time.sleep(moments.uniform(0.0, 0.4))  # the moment of the kill is what varies
