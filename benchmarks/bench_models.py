@@ -62,6 +62,7 @@ def bundle_of(name: str) -> Bundle:
         "rate_hz": 100,
         "window": {"length": length, "hop": 1},
         "channels": [{"name": channel} for channel in NAMES],
+        "decide": {"debounce": 10},  # noise makes labels flip: a decision that fires is dearer
     }
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder)

@@ -33,13 +33,14 @@ from edge_agent.config import PipelineConfig
 from edge_agent.contract.bundle import Bundle
 from edge_agent.contract.messages import Record
 from edge_agent.infer import Model, engine_of
-from edge_agent.outbox.items import item_of
+from edge_agent.outbox.items import Kept, item_of
 from edge_agent.outbox.outbox import Outbox
 from edge_agent.pipeline import Pipeline
 from edge_agent.sources.json_rows import Row, RowDecoder, move
 from edge_agent.sources.simulated import SimulatedConfig
 
 MODELS: Final = ("logistic", "forest", "cnn")
+_REPEATS: Final = 5
 _GROUP_N: Final = 1_000  # records in a commit: 5 s at 200 a second, 0.2 s at 5,000
 _OUTBOX_BYTES: Final = 64 * 1024 * 1024
 
@@ -138,14 +139,17 @@ def run_uplink(offered: list[Record]) -> float:
         outbox = Outbox.open(
             Path(folder) / "outbox.db", bytes_max=_OUTBOX_BYTES, agent="0", clock=SystemClock()
         )
-        began = perf_counter_ns()
-        for start in range(0, len(offered), _GROUP_N):
-            items = [item_of(record) for record in offered[start : start + _GROUP_N]]
-            while items:
-                del items[: outbox.append(items)]
-        took = perf_counter_ns() - began
+        took: list[int] = []
+        for _ in range(_REPEATS):  # a new file's first groups are dearer than all that follow
+            for start in range(0, len(offered), _GROUP_N):
+                group = offered[start : start + _GROUP_N]
+                began = perf_counter_ns()
+                items: list[Kept] = [item_of(record) for record in group]
+                while items:
+                    del items[: outbox.append(items)]
+                took.append((perf_counter_ns() - began) // len(group))
         outbox.close()
-    return took / len(offered) / 1000
+    return statistics.median(took) / 1000
 
 
 def run_script(bundle: Bundle, lines: list[bytes]) -> float:

@@ -169,11 +169,11 @@ class CrowdPipeline(Pipeline):
         self._numbers: dict[str, int] = {}
         super().__init__(config, source, offer=offer, dispatch=dispatch, clock=clock, model=model)
 
-    def _take(self, block: F32, given_ns: int) -> None:
+    def _take(self, count: int, given_ns: int) -> None:
         """Put readings into the windows, and decide those that are due, batch by batch."""
         crowd, counters, wall = self._crowd, self.meters.counters, self._clock.wall()
         sensors, readings = self._known(self._source.sensors)
-        block = block[readings]
+        block = self._block[:count][readings]
         readings += counters.readings + 1
         counters.readings += len(self._source.sensors)
         waiting: list[_Due] = []

@@ -78,7 +78,7 @@ class Pipeline:
     ) -> None:
         self.meters = meters or Meters()
         self.beat_ns = clock.monotonic_ns()
-        self._config = config
+        self._config, self._name = config, config.name
         self._source = source
         self._offer = offer
         self._dispatch = dispatch
@@ -93,6 +93,8 @@ class Pipeline:
         self._last: Decision | None = None
         self._complained_ns = self.beat_ns - _COMPLAIN_NS
         self._synced, self._synced_ns = clock.synced(), self.beat_ns
+        self._block = np.empty((self.block_n, len(config.channels)), np.float32)
+        self._rows = list(self._block)  # making a view costs more than what is done with it
         self._chain: Chain | None = None
         self._shadow: Shadow | None = None
         self._swap_fault = ""
@@ -142,12 +144,12 @@ class Pipeline:
 
     def _read_on(self, stop: threading.Event) -> None:
         """The main loop: open the source and take block after block, while there is a model."""
-        block = np.empty((self.block_n, len(self._config.channels)), np.float32)
+        read, block, ended = self._source.read, self._block, stop.is_set
         try:
             self._source.open()
             self._state, self._fault = "running", ""
-            while not stop.is_set():
-                count = self._source.read(block)
+            while not ended():
+                count = read(block)
                 given_ns = perf_counter_ns()
                 self._beat()
                 if self._swaps:
@@ -155,23 +157,25 @@ class Pipeline:
                     if self._chain is None:
                         return
                 if count:
-                    self._take(block[:count], given_ns)
+                    self._take(count, given_ns)
         finally:
             self._source.close()
 
-    def _take(self, block: F32, given_ns: int) -> None:
-        """Put readings into the window, and decide each window that is due.
+    def _take(self, count: int, given_ns: int) -> None:
+        """Put the first readings of the block into the window, and decide each that is due.
 
         A stop waits for the whole block: what the source has given is not given again.
         """
         chain, counters = self._chain, self.meters.counters
         assert chain is not None, "a source is opened only when there is a model"
-        before = counters.readings
-        counters.readings = before + len(block)
+        before, rows, push = counters.readings, self._rows, chain.window.push
+        counters.readings = before + count
         wall = self._clock.wall()
-        for at in chain.quality.clean(block):
+        quality = chain.quality
+        use = quality.clean(self._block[:count]) if count > 1 else quality.clean_one(rows[0])
+        for at in use:
             turn_ns = perf_counter_ns()
-            if chain.window.push(block[at]):
+            if push(rows[at]):
                 window_ns = perf_counter_ns()
                 if at:
                     self._beat()  # a block of windows through a slow model may take seconds
@@ -189,15 +193,16 @@ class Pipeline:
         infer_ns = perf_counter_ns()
         state, fired = chain.decider.step(index, score, self.beat_ns)
         decide_ns = perf_counter_ns()
+        label = chain.labels[index]
         if self._shadow is not None:
-            self._shadow.offer(chain.window.view, chain.labels[index], score)
+            self._shadow.offer(chain.window.view, label, score)
         decision = Decision(
             t=wall,
             synced=self._synced,
-            pipeline=self._config.name,
+            pipeline=self._name,
             model=chain.version,
             reading=reading,
-            label=chain.labels[index],
+            label=label,
             score=score,
             values=values,
             state=state,

@@ -19,7 +19,8 @@ from edge_agent.contract.manifest import Channel
 from edge_agent.metrics import Counters
 
 _LARGEST: Final = float(np.finfo(np.float32).max)
-_FEW: Final = 16  # values up to which a Python loop is faster than two calls of numpy
+_FIRST: Final = (0,)
+_NONE: Final = ()
 
 
 class Quality:
@@ -49,11 +50,19 @@ class Quality:
         Returns:
             Which rows are to be used, in rising order.
         """
-        newest = block[-1].tolist()
-        if self._is_clean(block, newest):
-            self._last = newest
+        if self._is_clean(block):
+            self._last = block[-1].tolist()
             return range(len(block))
         return [at for at, row in enumerate(block) if self.mend(row, self._last)]
+
+    def clean_one(self, row: F32) -> Sequence[int]:
+        """The same for a single reading, float32 (channels,), in a fifth of the time."""
+        values, low, high = row.tolist(), self._low_max, self._high_min
+        for value in values:
+            if not low <= value <= high:  # within what all channels allow
+                return self._clean_each(row, values)
+        self._last = values
+        return _FIRST
 
     def clear(self) -> None:
         """Forget the last good values."""
@@ -68,16 +77,15 @@ class Quality:
         good = np.greater_equal(block, self._low) & np.less_equal(block, self._high)
         return np.flatnonzero(~good.all(axis=1)).tolist()
 
-    def _is_clean(self, block: F32, newest: list[float]) -> bool:
+    def _clean_each(self, row: F32, values: list[float]) -> Sequence[int]:
+        for low, value, high in zip(self._lows, values, self._highs, strict=True):
+            if not low <= value <= high:
+                return _FIRST if self.mend(row, self._last) else _NONE
+        self._last = values
+        return _FIRST
+
+    def _is_clean(self, block: F32) -> bool:
         """Whether every value is finite and within its bounds."""
-        if len(block) == 1 and len(newest) <= _FEW:
-            # Within what all channels allow? NaN escapes min() and max(), but not a sum.
-            if self._low_max <= min(newest) and max(newest) <= self._high_min:
-                return not math.isnan(sum(newest))
-            for low, value, high in zip(self._lows, newest, self._highs, strict=True):
-                if not low <= value <= high:
-                    return False
-            return True
         above = np.greater_equal(block, self._low).tobytes()
         below = np.less_equal(block, self._high).tobytes()
         return b"\0" not in above and b"\0" not in below

@@ -132,7 +132,7 @@ def test_blocks_are_treated_as_single_readings(channels, values, size):
     for start in range(0, len(values), size):
         used_whole += [start + at for at in by_block.clean(whole[start : start + size])]
     for at in range(len(values)):
-        used_single += [at] * len(by_row.clean(single[at : at + 1]))
+        used_single += [at] * len(by_row.clean_one(single[at]))
     assert used_whole == used_single
     assert in_blocks == one_by_one
     np.testing.assert_array_equal(whole[used_whole], single[used_single])

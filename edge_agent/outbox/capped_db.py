@@ -214,6 +214,8 @@ def pages_of(lengths: Sequence[int]) -> int:
 
 def fitting(lengths: Sequence[int], pages_max: int) -> int:
     """How many rows from the front a transaction of so many pages may hold, at least 1."""
+    if pages_of(lengths) <= pages_max:
+        return len(lengths)
     used = 0
     for index, length in enumerate(lengths):
         used += _cost(length)

@@ -2,7 +2,8 @@
 
 Neighbours are alike: names repeat, readings count up, stamps come at an even pace. So each column
 is kept as what differs from the one before, its bytes sorted by significance, and deflated. What
-comes out has *exactly* the bytes that went in: :func:`decision_of` takes no record that would not.
+comes out encodes to *exactly* the bytes that went in, or would have: :func:`decision_of` takes no
+body that does not.
 """
 
 from __future__ import annotations
@@ -19,9 +20,12 @@ from numpy.typing import NDArray
 
 from edge_agent.contract.messages import Decision, encode
 from edge_agent.outbox.capped_db import CorruptError
-from edge_agent.spans import Range, Spans
+from edge_agent.spans import Range
 
 _LEVEL: Final = 6  # of deflate: 9 saves no byte in a hundred, 1 costs six
+_RECORD_BYTES: Final = 48  # four columns, and the heads of its names
+_CHAR_BYTES: Final = 4
+_VALUE_BYTES: Final = 8
 _READING_MAX: Final = 1 << 62
 
 _decoder: Final = msgspec.json.Decoder(Decision)
@@ -95,42 +99,72 @@ def decision_of(body: bytes) -> Decision | None:
         decision = _decoder.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
-    fits = not decision.fired and 0 <= decision.reading < _READING_MAX and encode(decision) == body
-    return decision if fits else None
+    return decision if fits(decision) and encode(decision) == body else None
+
+
+def fits(decision: Decision) -> bool:
+    """Whether a blob can hold it and give it back as it is."""
+    return not decision.fired and 0 <= decision.reading < _READING_MAX
+
+
+def packed_bytes(decision: Decision) -> int:
+    """What it adds to a blob, at most: before compression, and with names of its own."""
+    chars = (
+        len(decision.label)
+        + len(decision.state)
+        + len(decision.pipeline)
+        + len(decision.sensor)
+        + len(decision.model)
+    )
+    return _RECORD_BYTES + _CHAR_BYTES * chars + _VALUE_BYTES * len(decision.values)
 
 
 def pack(positions: Sequence[int], decisions: Sequence[Decision]) -> bytes:
-    """Write decisions that :func:`decision_of` gave as one blob.
+    """Write decisions that fit, see :func:`fits`, as one blob.
 
     Args:
         positions: of the decisions, rising, at least one.
         decisions: as many.
     """
     names: dict[Names, int] = {}
-    readings: dict[str, int] = {}
-    which, steps = list[int](), list[int]()
-    for each in decisions:
-        name = _names_of(each)
-        which.append(names.setdefault(name, len(names)))
-        steps.append(each.reading - readings.get(each.pipeline, 0))
-        readings[each.pipeline] = each.reading
+    named = [_names_of(each) for each in decisions]
+    which = [names.setdefault(name, len(names)) for name in named]
     times = np.array([each.t for each in decisions], np.float64).view(np.int64)
     scores = [each.score for each in decisions]
-    lengths = [len(each.values) for each in decisions]
     values = [value for each in decisions for value in each.values]
     score_type = _float_type(np.array(scores + values, np.float64))
     columns = [
         _planes(np.array(which, np.uint32)),
-        _planes(_folded(np.array(steps, np.int64))),
+        _planes(_folded(_reading_steps(decisions))),
         _planes(_folded(_steps(_steps(times)))),
         _planes(np.array(scores, score_type)),
     ]
     if values:
+        lengths = [len(each.values) for each in decisions]
         columns += [_planes(np.array(lengths, np.uint32)), _planes(np.array(values, score_type))]
-    spans = tuple((start - positions[0], end - positions[0]) for start, end in Spans.of(positions))
-    layout = Layout(spans, _NAMES, tuple(names), np.dtype(score_type).itemsize, len(values))
+    layout = Layout(
+        _runs(positions), _NAMES, tuple(names), np.dtype(score_type).itemsize, len(values)
+    )
     head = msgspec.msgpack.encode(layout)
     return zlib.compress(b"".join([len(head).to_bytes(4, "little"), head, *columns]), _LEVEL)
+
+
+def _runs(positions: Sequence[int]) -> tuple[Range, ...]:
+    """The inclusive ranges of rising positions, the first one counted as 0."""
+    counted = np.array(positions, np.int64) - positions[0]
+    gaps = np.flatnonzero(np.diff(counted) != 1)
+    starts, ends = counted[[0, *(gaps + 1)]], counted[[*gaps, -1]]
+    return tuple(zip(starts.tolist(), ends.tolist(), strict=True))
+
+
+def _reading_steps(decisions: Sequence[Decision]) -> NDArray[np.int64]:
+    """What each reading's number adds to the one before of the same pipeline."""
+    readings: dict[str, int] = {}
+    steps = list[int]()
+    for each in decisions:
+        steps.append(each.reading - readings.get(each.pipeline, 0))
+        readings[each.pipeline] = each.reading
+    return np.array(steps, np.int64)
 
 
 def _rows(layout: Layout, count: int, raw: bytes) -> list[dict[str, Any]]:

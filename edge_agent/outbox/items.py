@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import Final
+from typing import ClassVar, Final
 
 import msgspec
 
 from edge_agent.contract.messages import Decision, Ledger, Metrics, RawWindow, Record, encode
+from edge_agent.outbox.columns import fits, packed_bytes
 from edge_agent.spans import Spans
 
 BODY_BYTES_MAX: Final = 47 * 1024
@@ -29,6 +30,7 @@ class Rank(IntEnum):
 RECORD_RANKS: Final = tuple(rank for rank in Rank if rank is not Rank.MESSAGE)
 
 
+_PLAIN_BYTES_MAX: Final = 4096  # no body of so little is too large
 _RANK_BITS: Final = 40
 POSITIONS: Final = (1 << _RANK_BITS) - 1
 """Mask of the position in a row's key, and the last position that there can be."""
@@ -57,6 +59,34 @@ class Item(msgspec.Struct, frozen=True):
         return len(self.body) + len(self.topic or "")
 
 
+class Plain(msgspec.Struct, frozen=True, gc=False):
+    """A decision that may be packed with others, which is encoded only if it becomes a row.
+
+    Attributes:
+        size: bytes of its content in a pack, at most.
+    """
+
+    rank: ClassVar[Rank] = Rank.DECISION
+    topic: ClassVar[None] = None
+
+    decision: Decision
+    size: int
+
+    @property
+    def body(self) -> bytes:
+        """As of an :class:`Item`."""
+        return encode(self.decision)
+
+    @property
+    def row(self) -> Item:
+        """The same, encoded."""
+        return Item(self.rank, self.body)
+
+
+Kept = Item | Plain
+"""What the outbox takes."""
+
+
 class Slice(msgspec.Struct, frozen=True):
     """Records of one boot in rising order, ready to be sent.
 
@@ -80,8 +110,17 @@ class Message(msgspec.Struct, frozen=True):
     payload: bytes
 
 
-def item_of(record: Record) -> Item:
-    """Encode a record and say how important it is."""
+def item_of(record: Record) -> Kept:
+    """Say how important a record is, and encode it unless it may be packed."""
+    if isinstance(record, Decision) and fits(record):
+        size = packed_bytes(record)
+        if size <= _PLAIN_BYTES_MAX:
+            return Plain(record, size)
+    return encoded(record)
+
+
+def encoded(record: Record) -> Item:
+    """The same, encoded in any case."""
     match record:
         case Decision(fired=fired):
             rank = Rank.FIRED if fired else Rank.DECISION

@@ -24,7 +24,7 @@ from edge_agent.contract.messages import Head, Stamp, Started, with_seq
 from edge_agent.outbox import losses, pack_table, record_table
 from edge_agent.outbox.boots import Boots
 from edge_agent.outbox.capped_db import CappedDb, CorruptError, pages_of, set_aside
-from edge_agent.outbox.items import RECORD_RANKS, Item, Message, Rank, Slice, item_of
+from edge_agent.outbox.items import RECORD_RANKS, Item, Kept, Message, Rank, Slice, encoded
 from edge_agent.outbox.record_table import RecordTable
 from edge_agent.spans import Range, Spans
 
@@ -88,7 +88,7 @@ class Outbox:
             outbox.lose(losses.CORRUPT, 0)
             return outbox
 
-    def append(self, items: Sequence[Item]) -> int:
+    def append(self, items: Sequence[Kept]) -> int:
         """Keep items durably, in order: those from the front that one transaction may hold.
 
         When they do not fit below the byte cap, the least important and then oldest go, of what
@@ -176,7 +176,7 @@ class Outbox:
             found = losses.next_ledger(self._db, self._boots, now)
             if found is None:
                 return said
-            self._table.append_ledger(item_of(found[0]), found[1])
+            self._table.append_ledger(encoded(found[0]), found[1])
         return _LEDGER_RECORDS
 
     def renew(self, cause: CorruptError) -> None:
@@ -271,7 +271,7 @@ class Outbox:
         with self._db.transaction(pages_of([]), durable=True) as db:
             # A boot that ended before its first record had the same base: it never was.
             db.execute("INSERT OR REPLACE INTO boot VALUES (?, ?)", (base, self.boot))
-        self.append([item_of(started)])
+        self.append([encoded(started)])
 
     def _forget_boots(self) -> None:
         """Delete the names of boots of which nothing is left."""

@@ -26,7 +26,16 @@ from edge_agent.outbox.boots import Boots
 from edge_agent.outbox.capped_db import CappedDb, fitting, pages_of
 from edge_agent.outbox.columns import decision_of
 from edge_agent.outbox.counters import State
-from edge_agent.outbox.items import POSITIONS, RECORD_RANKS, Item, Message, Rank, key_of
+from edge_agent.outbox.items import (
+    POSITIONS,
+    RECORD_RANKS,
+    Item,
+    Kept,
+    Message,
+    Plain,
+    Rank,
+    key_of,
+)
 from edge_agent.outbox.pack_table import Found, Pack, PackTable
 from edge_agent.outbox.thinning import superseded
 from edge_agent.spans import Range, Spans
@@ -77,18 +86,19 @@ class RecordTable:
         self._tail_first = self._packs.last + 1
         self._tail_n = self._packs.pack_n  # not counted yet: it may be as long as that
 
-    def append(self, items: Sequence[Item]) -> int:
+    def append(self, items: Sequence[Kept]) -> int:
         """Keep the items from the front that one durable transaction may hold; how many."""
+        plain_n = sum(item.rank is Rank.DECISION for item in items)
+        is_group = plain_n >= min(_GROUP_N, self._packs.pack_n)
+        if not is_group:
+            items = [item.row if isinstance(item, Plain) else item for item in items]
         sizes = [item.size for item in items]
         taken = items[: fitting(sizes, self._db.transaction_pages_max)]
-        plain_n = sum(item.rank is Rank.DECISION for item in taken)
-        is_group = plain_n >= min(_GROUP_N, self._packs.pack_n)
         if is_group and self._tail_n:
             self._pack_tail(n_min=1)  # packs lie in the order of their positions
         elif plain_n and self._tail_n >= self._packs.pack_n:
             self._pack_tail(n_min=self._packs.pack_n)
-        rows = self._numbered(taken)
-        rows, plain = _split(rows) if is_group else (rows, [])
+        rows, plain = _split(self._numbered(taken))
         packs = self._packs.packs_of(plain) if plain else []
         items = [*(item for _, item in rows), *(Item(Rank.DECISION, pack.body) for pack in packs)]
         self._insert(rows, packs, lowest=self.make_room(items))
@@ -103,7 +113,7 @@ class RecordTable:
         """
         self._insert([(self.state.position + 1, item)], [], lowest=Rank.LEDGER, said=said)
 
-    def make_room(self, items: Sequence[Item]) -> Rank:
+    def make_room(self, items: Sequence[Kept]) -> Rank:
         """Drop until those items fit that are at least of the rank that is returned.
 
         The candidates are what is kept and ``items``: the lowest rank first, oldest first.
@@ -184,7 +194,7 @@ class RecordTable:
             counters.save(db, here)
         self.state = here
 
-    def _numbered(self, items: Sequence[Item]) -> list[tuple[int, Item]]:
+    def _numbered(self, items: Sequence[Kept]) -> list[tuple[int, Kept]]:
         """Give every item its number."""
         number = {False: self.state.position, True: self.state.message}
         rows = []
@@ -196,7 +206,7 @@ class RecordTable:
 
     def _insert(
         self,
-        rows: Sequence[tuple[int, Item]],
+        rows: Sequence[tuple[int, Kept]],
         packs: Sequence[Pack],
         *,
         lowest: Rank,
@@ -233,7 +243,7 @@ class RecordTable:
         self._tail_n += sum(item.rank is Rank.DECISION for _, item in rows if item.rank >= lowest)
 
     def _counted(
-        self, rows: Sequence[tuple[int, Item]], packs: Sequence[Pack], dropped: int
+        self, rows: Sequence[tuple[int, Kept]], packs: Sequence[Pack], dropped: int
     ) -> State:
         """The counters once these have their numbers and as many are dropped."""
         messages = sum(item.rank is Rank.MESSAGE for _, item in rows)
@@ -344,17 +354,16 @@ class RecordTable:
 
 
 def _split(
-    rows: Sequence[tuple[int, Item]],
-) -> tuple[list[tuple[int, Item]], list[tuple[int, Decision]]]:
+    rows: Sequence[tuple[int, Kept]],
+) -> tuple[list[tuple[int, Kept]], list[tuple[int, Decision]]]:
     """Part plain decisions, which may be packed, from everything else."""
-    rest: list[tuple[int, Item]] = []
+    rest: list[tuple[int, Kept]] = []
     plain: list[tuple[int, Decision]] = []
     for number, item in rows:
-        decision = decision_of(item.body) if item.rank is Rank.DECISION else None
-        if decision is None:
-            rest.append((number, item))
+        if isinstance(item, Plain):
+            plain.append((number, item.decision))
         else:
-            plain.append((number, decision))
+            rest.append((number, item))
     return rest, plain
 
 

@@ -69,9 +69,10 @@ class RowDecoder:
             found = self._whole.decode(text)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return self._row_with_gaps(text)
-        row: Row = found if isinstance(found, list) else msgspec.structs.astuple(found)
-        if len(row) == self._width:
-            return row
+        if not isinstance(found, list):
+            return msgspec.structs.astuple(found)
+        if len(found) == self._width:
+            return found
         self.faults["malformed"] += 1
         return None
 
@@ -165,7 +166,8 @@ def _by_key(channels: Sequence[str], value: Any = None) -> type[msgspec.Struct]:
 def move(waiting: deque[Row], out: F32) -> int:
     """Move as many waiting rows into ``out`` as fit, oldest first."""
     count, width = min(len(waiting), len(out)), out.shape[1]
-    pack_into, target = _floats(width).pack_into, out.data
+    pack_into = _floats(width).pack_into
+    target: Any = out  # a buffer, which its type does not say before Python 3.12
     for number in range(count):
         row = waiting.popleft()
         try:

@@ -9,7 +9,7 @@ from typing import Final
 
 from edge_agent.contract.messages import Record
 from edge_agent.outbox import losses
-from edge_agent.outbox.items import BODY_BYTES_MAX, Item, item_of
+from edge_agent.outbox.items import BODY_BYTES_MAX, Item, Kept, item_of
 
 _ENCODE_N: Final = 1_000  # records that are encoded at once, beyond those that wait
 
@@ -27,7 +27,7 @@ class Intake:
         self._n_max = n_max
         self._wake = wake
         self._queue: deque[Record | Item] = deque()
-        self._encoded: list[Item] = []
+        self._encoded: list[Kept] = []
         self._lost: Counter[str] = Counter()
         self._lock = threading.Lock()  # of the counter alone: putting takes none
         self._woken = self._pressed = False
@@ -68,7 +68,7 @@ class Intake:
         """Whether the queue is at least half full."""
         return 2 * len(self._queue) >= self._n_max
 
-    def drain(self, keep: Callable[[list[Item]], int]) -> None:
+    def drain(self, keep: Callable[[list[Kept]], int]) -> None:
         """Hand over everything that waits at this moment, in order.
 
         Args:
@@ -92,7 +92,7 @@ class Intake:
 
     def _encode(self, thing: Record | Item) -> None:
         item = thing if isinstance(thing, Item) else item_of(thing)
-        if len(item.body) > BODY_BYTES_MAX:
+        if isinstance(item, Item) and len(item.body) > BODY_BYTES_MAX:
             self.lose(losses.TOO_LARGE, 1)
         else:
             self._encoded.append(item)

@@ -15,7 +15,7 @@ from typing import Final
 from edge_agent.contract.errors import StorageError
 from edge_agent.contract.messages import Ack
 from edge_agent.outbox.capped_db import CorruptError
-from edge_agent.outbox.items import Item
+from edge_agent.outbox.items import Kept
 from edge_agent.outbox.outbox import Outbox
 from edge_agent.uplink.delivery import Delivery
 from edge_agent.uplink.intake import Intake
@@ -108,7 +108,7 @@ class Keeper:
         if now - self._oldest_ns >= _OLDEST_NS:
             self.oldest_t, self._oldest_ns = self._outbox.oldest_t(), now
 
-    def _append(self, items: list[Item]) -> int:
+    def _append(self, items: list[Kept]) -> int:
         before = self._outbox.message_position
         accepted = self._outbox.append(items)
         self._delivery.appended_messages(before + 1, self._outbox.message_position)
