@@ -1,10 +1,12 @@
 """A thousand models taken over while a source gives a thousand readings a second.
 
 Phases with and without swaps alternate. In the former another bundle is read from the disk, loaded
-and handed over all the time, and every twentieth is probed in a child process first. ``missed``:
-readings that were not decided. ``p999_ratio``: 99.9th percentile from when a reading was due to its
-offered decision, with swaps against without; the median of the phases' ratios. ``rss_growth``:
-resident memory at the end against that after the first tenth.
+and handed over all the time, and every twentieth is probed in a child process first. At the end
+twenty come the whole signed way: ordered, verified, fetched from a folder, unpacked, probed, taken.
+``missed``: readings that were not decided, in all of it. ``p999_ratio``: 99.9th percentile from
+when a reading was due to its offered decision, with swaps against without; the median of the
+phases' ratios. ``rss_growth``: resident memory after the last of the unsigned swaps against that
+after the first tenth.
 
 Usage: python benchmarks/swap.py [--swaps N] [--model NAME]
 """
@@ -28,19 +30,30 @@ from bench_models import LENGTHS, NAMES, bundle_of
 
 from edge_agent.arrays import F32
 from edge_agent.clock import SystemClock
-from edge_agent.config import PipelineConfig
+from edge_agent.config import FolderConfig, PipelineConfig, TrialConfig, UpdateConfig
 from edge_agent.contract.bundle import pack_bundle, read_bundle
 from edge_agent.contract.messages import Record
+from edge_agent.contract.release import Choice, Order, device_path
+from edge_agent.contract.topics import Topics
+from edge_agent.fleet.export import export
+from edge_agent.fleet.trust.keys import read_keys
+from edge_agent.fleet.trust.release import make_release
+from edge_agent.fleet.trust.repository import Repository
 from edge_agent.infer import Model
 from edge_agent.metrics import rss_bytes
 from edge_agent.pipeline import Pipeline
 from edge_agent.sources.simulated import SimulatedConfig
 from edge_agent.update.probe import run_probe
+from edge_agent.update.store import Store
+from edge_agent.update.updater import Updater
 
 RATE_HZ = 1000.0
 PHASE_S = 4.0
 PAUSE_S = 0.02  # between two swaps
 PROBE_EVERY = 20
+SIGNED = 20
+CHECK_S = 0.5  # between two looks for another order
+SIGNED_S = 60.0
 SWITCH_S = 1e-4  # as the agent sets it
 _NS = 1_000_000_000
 
@@ -113,7 +126,7 @@ def main() -> int:
     sys.setswitchinterval(SWITCH_S)
     with tempfile.TemporaryDirectory() as folder:
         paths = stage(Path(folder), given.model)
-        print(f"RESULT {json.dumps(measure(paths, given.swaps))}")
+        print(f"RESULT {json.dumps(measure(Path(folder), paths, given.swaps))}")
     return 0
 
 
@@ -134,7 +147,7 @@ def stage(folder: Path, name: str) -> list[Path]:
     return paths
 
 
-def measure(paths: list[Path], swaps: int) -> dict[str, Any]:
+def measure(folder: Path, paths: list[Path], swaps: int) -> dict[str, Any]:
     """Phases of both kinds in turn until all swaps are done."""
     first = Model.load(read_bundle(paths[0]))
     run, stop = Run(first.manifest.window.length), threading.Event()
@@ -155,6 +168,9 @@ def measure(paths: list[Path], swaps: int) -> dict[str, Any]:
             ratios.append(with_swaps / without)
             early = early or (rss_bytes() if done >= swaps / 10 else 0)
             print(f"{done} swaps, p99.9 {without:.0f} us without, {with_swaps:.0f} with")
+        rss_end = rss_bytes()
+        signed = take_signed(folder, paths, run.pipeline)
+        print(f"{signed} more the signed way")
     finally:
         stop.set()
         thread.join()
@@ -162,7 +178,8 @@ def measure(paths: list[Path], swaps: int) -> dict[str, Any]:
         "swaps": run.pipeline.meters.counters.swaps,
         "missed": run.missed,
         "p999_ratio": round(statistics.median(ratios), 2),
-        "rss_growth": round(rss_bytes() / early - 1, 4),
+        "signed": signed,
+        "rss_growth": round(rss_end / early - 1, 4),
         "readings": run.pipeline.meters.counters.readings,
     }
 
@@ -188,6 +205,58 @@ def swap_next(run: Run, paths: list[Path], number: int | None) -> bool:
     run.pipeline.swap(Model.load(read_bundle(path))).wait()
     time.sleep(PAUSE_S)
     return True
+
+
+def take_signed(folder: Path, paths: list[Path], pipeline: Pipeline) -> int:
+    """Order one bundle after the other; how many the updater has committed."""
+    repository = Repository.create(folder / "fleet", folder / "keys", None)
+    root = folder / "root.json"
+    root.write_bytes(repository.files()["1.root.json"])
+    signers, stick = read_keys(folder / "keys", "targets", None), folder / "stick"
+    releases = [make_release(path, {}) for path in paths]
+    for release in releases:
+        repository.approve(release, signers)
+    updater = Updater(
+        store=Store(folder / "store"),
+        trust=folder / "trust",
+        port=None,
+        topics=Topics(),
+        device="bench",
+        groups=(),
+        targets={pipeline.model_name: [pipeline]},
+        report=lambda _: None,
+        config=UpdateConfig(
+            root_file=str(root),
+            ways=(FolderConfig(path=str(stick)),),
+            check_s=CHECK_S,
+            trial=TrialConfig(seconds=0, windows_min=0),
+        ),
+        clock=SystemClock(),
+    )
+    stop = threading.Event()
+    thread = threading.Thread(target=updater.run, args=(stop,))
+    thread.start()
+    committed = 0
+    for number in range(SIGNED):
+        release = releases[number % 2]
+        revision = repository.next_revision()
+        choice = Choice(sha256=release.sha256, version=release.manifest.version)
+        order = Order(revision=revision, model=pipeline.model_name, choice=choice)
+        repository.order(device_path("bench", pipeline.model_name), order)
+        export(repository, stick)
+        end = time.monotonic() + SIGNED_S
+        while time.monotonic() < end and not settled(updater, revision):
+            time.sleep(PAUSE_S)
+        committed += [report.state for report in updater.reports()] == ["committed"]
+    stop.set()
+    thread.join()
+    return committed
+
+
+def settled(updater: Updater, revision: int) -> bool:
+    """Whether the updater is through with an order."""
+    ends = ("committed", "refused", "rolled_back")
+    return any(r.revision == revision and r.state in ends for r in updater.reports())
 
 
 if __name__ == "__main__":
