@@ -11,7 +11,6 @@ from __future__ import annotations
 import zlib
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
-from operator import attrgetter
 from typing import Any, Final
 
 import msgspec
@@ -32,7 +31,6 @@ _decoder: Final = msgspec.json.Decoder(Decision)
 
 _NUMBERS: Final = ("t", "reading", "score", "values", "fired")  # the rest is names
 _NAMES: Final = tuple(name for name in Decision.__struct_fields__ if name not in _NUMBERS)
-_names_of: Final = attrgetter(*_NAMES)
 
 Names = tuple[Any, ...]
 """Pipeline, label and the like: of few combinations, so each is written once."""
@@ -126,21 +124,23 @@ def pack(positions: Sequence[int], decisions: Sequence[Decision]) -> bytes:
         positions: of the decisions, rising, at least one.
         decisions: as many.
     """
+    rows = map(msgspec.structs.astuple, decisions)
+    given = dict(zip(Decision.__struct_fields__, zip(*rows, strict=True), strict=True))
     names: dict[Names, int] = {}
-    named = [_names_of(each) for each in decisions]
+    named = zip(*(given[name] for name in _NAMES), strict=True)
     which = [names.setdefault(name, len(names)) for name in named]
-    times = np.array([each.t for each in decisions], np.float64).view(np.int64)
-    scores = [each.score for each in decisions]
-    values = [value for each in decisions for value in each.values]
-    score_type = _float_type(np.array(scores + values, np.float64))
+    times = np.array(given["t"], np.float64).view(np.int64)
+    scores = np.array(given["score"], np.float64)
+    values = [value for each in given["values"] for value in each]
+    score_type = _float_type(np.append(scores, values))
     columns = [
         _planes(np.array(which, np.uint32)),
-        _planes(_folded(_reading_steps(decisions))),
+        _planes(_folded(_reading_steps(given["pipeline"], given["reading"]))),
         _planes(_folded(_steps(_steps(times)))),
-        _planes(np.array(scores, score_type)),
+        _planes(scores.astype(score_type)),
     ]
     if values:
-        lengths = [len(each.values) for each in decisions]
+        lengths = [len(each) for each in given["values"]]
         columns += [_planes(np.array(lengths, np.uint32)), _planes(np.array(values, score_type))]
     layout = Layout(
         _runs(positions), _NAMES, tuple(names), np.dtype(score_type).itemsize, len(values)
@@ -157,14 +157,15 @@ def _runs(positions: Sequence[int]) -> tuple[Range, ...]:
     return tuple(zip(starts.tolist(), ends.tolist(), strict=True))
 
 
-def _reading_steps(decisions: Sequence[Decision]) -> NDArray[np.int64]:
+def _reading_steps(pipelines: Sequence[str], readings: Sequence[int]) -> NDArray[np.int64]:
     """What each reading's number adds to the one before of the same pipeline."""
-    readings: dict[str, int] = {}
-    steps = list[int]()
-    for each in decisions:
-        steps.append(each.reading - readings.get(each.pipeline, 0))
-        readings[each.pipeline] = each.reading
-    return np.array(steps, np.int64)
+    numbers = np.array(readings, np.int64)
+    if len(set(pipelines)) == 1:
+        return _steps(numbers)
+    of, steps = np.array(pipelines), np.empty_like(numbers)
+    for pipeline in set(pipelines):
+        steps[of == pipeline] = _steps(numbers[of == pipeline])
+    return steps
 
 
 def _rows(layout: Layout, count: int, raw: bytes) -> list[dict[str, Any]]:

@@ -98,7 +98,7 @@ class RecordTable:
             self._pack_tail(n_min=1)  # packs lie in the order of their positions
         elif plain_n and self._tail_n >= self._packs.pack_n:
             self._pack_tail(n_min=self._packs.pack_n)
-        rows, plain = _split(self._numbered(taken))
+        rows, plain = self._numbered(taken)
         packs = self._packs.packs_of(plain) if plain else []
         items = [*(item for _, item in rows), *(Item(Rank.DECISION, pack.body) for pack in packs)]
         self._insert(rows, packs, lowest=self.make_room(items))
@@ -194,15 +194,24 @@ class RecordTable:
             counters.save(db, here)
         self.state = here
 
-    def _numbered(self, items: Sequence[Kept]) -> list[tuple[int, Kept]]:
-        """Give every item its number."""
-        number = {False: self.state.position, True: self.state.message}
-        rows = []
+    def _numbered(
+        self, items: Sequence[Kept]
+    ) -> tuple[list[tuple[int, Kept]], list[tuple[int, Decision]]]:
+        """Give every item its number; those that may be packed apart from everything else."""
+        position, message = self.state.position, self.state.message
+        rows: list[tuple[int, Kept]] = []
+        plain: list[tuple[int, Decision]] = []
         for item in items:
-            is_message = item.rank is Rank.MESSAGE
-            number[is_message] += 1
-            rows.append((number[is_message], item))
-        return rows
+            if isinstance(item, Plain):
+                position += 1
+                plain.append((position, item.decision))
+            elif item.rank is Rank.MESSAGE:
+                message += 1
+                rows.append((message, item))
+            else:
+                position += 1
+                rows.append((position, item))
+        return rows, plain
 
     def _insert(
         self,
@@ -351,20 +360,6 @@ class RecordTable:
         state = msgspec.structs.replace(self.state, records=self.state.records - gone)
         counters.save(db, state)
         return state
-
-
-def _split(
-    rows: Sequence[tuple[int, Kept]],
-) -> tuple[list[tuple[int, Kept]], list[tuple[int, Decision]]]:
-    """Part plain decisions, which may be packed, from everything else."""
-    rest: list[tuple[int, Kept]] = []
-    plain: list[tuple[int, Decision]] = []
-    for number, item in rows:
-        if isinstance(item, Plain):
-            plain.append((number, item.decision))
-        else:
-            rest.append((number, item))
-    return rest, plain
 
 
 def _position(row: tuple[int, bytes]) -> int:
