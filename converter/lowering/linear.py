@@ -47,6 +47,7 @@ from converter.lowering.transforms import centre
 F64 = NDArray[np.float64]
 
 _EXP_LOWEST: Final = -745.0  # the exponential of less is 0 in float64
+_STEEP: Final = 32.0  # a weight from which float32 is too coarse for decisions as scores
 _ACTIVATIONS: Final = {"relu": "Relu", "tanh": "Tanh", "logistic": "Sigmoid"}
 
 
@@ -87,7 +88,12 @@ def _decision_classifier(estimator: Any, graph: Graph, x: str) -> Head:
     weights, bias = _columns(estimator)
     if weights.shape[1] == 1:
         weights, bias = _two_sided(weights, bias, 1.0)
-    return Head(layer(graph, x, weights, bias))
+    if np.abs(weights).max() < _STEEP:
+        return Head(layer(graph, x, weights, bias))
+    # As of models that are fitted on unscaled data: large terms cancel near the border.
+    wide = [graph.constant(part, np.float64) for part in (weights, bias)]
+    decision = graph.add("Gemm", graph.cast(x, np.float64), *wide)
+    return Head(graph.cast(decision, np.float32))
 
 
 def _sgd_classifier(estimator: Any, graph: Graph, x: str) -> Head:
