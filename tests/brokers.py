@@ -211,6 +211,13 @@ def nats(
         yield broker
 
 
+@contextlib.contextmanager
+def run_broker(command: list[str], port: int, log_file: Path) -> Iterator[Broker]:
+    """A broker by a command of one's own, which listens for MQTT on ``port`` of 127.0.0.1."""
+    with _running(lambda chosen: Broker(command, chosen, log_file), port) as broker:
+        yield broker
+
+
 @pytest.fixture
 def mosquitto_broker(tmp_path: Path) -> Iterator[Broker]:
     """A plain mosquitto that keeps nothing over a restart."""
