@@ -63,12 +63,14 @@ class Members:
         self.access = self.fleet.folder / "access"
         self.url = "mqtts://127.0.0.1"
 
-    def edge_fleet(self, *arguments: str | Path, code: int = 0) -> str:
+    def edge_fleet(
+        self, *arguments: str | Path, code: int = 0, secret: str = SECRET.decode()
+    ) -> str:
         """Run a command in this process; what it printed."""
         env = {
             "EDGE_FLEET_REPO": str(self.fleet.folder),
             "EDGE_FLEET_KEYS": str(self.fleet.keys),
-            "EDGE_FLEET_PASSPHRASE": SECRET.decode(),
+            "EDGE_FLEET_PASSPHRASE": secret,
         }
         result = CliRunner().invoke(cli, [*map(str, arguments)], env=env)
         said = result.output + str(result.exception or "")
@@ -117,14 +119,21 @@ def unpack(archive: Path, folder: Path) -> Path:
 
 
 @contextlib.contextmanager
-def members(tmp_path: Path, kind: str, how: How) -> Iterator[tuple[Members, Broker]]:
-    """Two devices, three operators and an administrator on a broker that knows them."""
+def members(
+    tmp_path: Path, kind: str, how: How, *, ways: Any = None, **fields: Any
+) -> Iterator[tuple[Members, Broker]]:
+    """Two devices, three operators and an administrator on a broker that knows them.
+
+    The devices' configurations have these ways for updates, and further fields.
+    """
     folder = Path(tempfile.mkdtemp(dir=tmp_path))
     found, port = Members(folder, how), free_port()
+    update = BASE["update"] | ({"ways": ways} if ways else {})
+    found.base.write_text(yaml.safe_dump(BASE | {"update": update} | fields))
     found.url = f"mqtts://127.0.0.1:{port}"
     found.provision("broker", "--mtls", "--host", "127.0.0.1", "--host", "localhost")
     for user in ("pi-1", "pi-2", *OPERATORS, "admin"):
-        found.provision(user)
+        found.provision(user, *(("--group", "kitchen") if user == "pi-1" else ()))
     start = shipped_mosquitto if kind == "mosquitto" else shipped_nats
     with start(folder, found, port) as broker:
         yield found, broker

@@ -39,12 +39,16 @@ class Given(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         prefix: of the topics that it may use.
+        reads: further topic filters, of the sources of its pipelines.
+        writes: further topics, of the actions of its pipelines.
         serial: of its certificate; empty without one.
         hashed: its password as mosquitto keeps it; empty without one.
         clear: its password for nats-server, which knows no hash that Python's library can make.
     """
 
     prefix: str = "edge"
+    reads: tuple[str, ...] = ()
+    writes: tuple[str, ...] = ()
     serial: str = ""
     hashed: str = ""
     clear: str = ""
@@ -160,8 +164,8 @@ def _nats_user(user: str, given: Given) -> str:
     rights = rights_of(user, Topics(given.prefix))
     return (
         f'  {{\n    {who}\n    allowed_connection_types: ["MQTT"]\n    permissions: {{\n'
-        f"      publish: {_subjects(rights.write)}\n"
-        f"      subscribe: {_subjects(rights.read)}\n    }}\n  }}\n"
+        f"      publish: {_subjects((*rights.write, *given.writes))}\n"
+        f"      subscribe: {_subjects((*rights.read, *given.reads))}\n    }}\n  }}\n"
     )
 
 
@@ -169,4 +173,10 @@ def _subjects(topics: tuple[str, ...]) -> str:
     """Topic filters as nats-server names them. Without any, nothing is allowed."""
     if not topics:
         return '{ deny: ">" }'
-    return json.dumps([topic.replace("/", ".").replace("+", "*") for topic in topics])
+    above = (topic.removesuffix("/#") for topic in topics if topic.endswith("/#"))
+    return json.dumps([_subject(topic) for topic in (*topics, *above)])  # a/# is a, too
+
+
+def _subject(topic: str) -> str:
+    levels = (level.replace(".", "//") or "/" for level in topic.split("/"))
+    return ".".join(levels).replace("+", "*").replace("#", ">")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import click
+import msgspec
 
 from edge_agent.contract.errors import ConfigError
 from edge_agent.contract.names import name_fault, prefix_fault
@@ -93,36 +94,39 @@ def provision(
     """
     from edge_agent.fleet.access.archive import pack, write_archive
     from edge_agent.fleet.access.book import FOLDER, read_book
+    from edge_agent.fleet.access.rendering import README, Device, render, user_readme
     from edge_agent.fleet.trust.approving import open_repository
 
     repository = open_repository(repo)
     folder, held = repository.folder / FOLDER, _Keys(keys, passphrase)
-    _require_names(user, groups)
     book = read_book(folder)
+    _require_names(user, groups)
     if revoke:
         _require_known(book, user)
         _write(folder, book.with_user(user, None), held)
         click.echo(f"{user} holds no credential any more; {_reload(folder)}")
         return
-    target = out or Path(f"{user}.tar.gz")
+    target, prefix = out or Path(f"{user}.tar.gz"), _prefix(prefix, config)
     _require_choices(user, config, hosts, mtls=mtls, password=password)
     _require_new(book, user, target, force=force)
-    prefix = _prefix(prefix, config)
     authority = _authority(folder, held) if mtls else None
-    given, files = _credential(
-        folder, user, prefix, authority, hosts=hosts, ca_file=ca_file, nats=nats
-    )
-    root = repository.files()[f"{repository.root.signed.version}.root.json"]
-    files = _files(
-        user,
-        config,
-        files,
-        groups=groups,
-        url=url,
-        prefix=prefix,
-        root=root,
-        archive=target.name,
-    )
+    given, files = _credential(folder, user, authority, hosts=hosts, ca_file=ca_file, nats=nats)
+    given = msgspec.structs.replace(given, prefix=prefix)
+    if config is None:
+        files[README] = user_readme(user, url, files).encode()
+    else:
+        device = Device(
+            name=user,
+            base=config,
+            groups=groups,
+            url=url,
+            prefix=prefix,
+            root=repository.files()[f"{repository.root.signed.version}.root.json"],
+            credential=files,
+            archive=target.name,
+        )
+        files, reads, writes = render(device)
+        given = msgspec.structs.replace(given, reads=reads, writes=writes)
     write_archive(target, pack("edge-agent" if config else user, files))
     _write(folder, book.with_user(user, given), held, authority)
     click.echo(f"wrote {target}: it holds a secret, so carry it like one; README.txt says how")
@@ -187,7 +191,6 @@ def _authority(folder: Path, held: _Keys) -> Authority:
 def _credential(
     folder: Path,
     user: str,
-    prefix: str,
     authority: Authority | None,
     *,
     hosts: tuple[str, ...],
@@ -203,43 +206,11 @@ def _credential(
     files = {CA: ca.read_bytes()} if ca.exists() else {}
     if authority is None:
         secret = make_password()
-        given = Given(prefix=prefix, hashed=hashed(secret), clear=secret if nats else "")
+        given = Given(hashed=hashed(secret), clear=secret if nats else "")
         return given, files | {PASSWORD: f"{secret}\n".encode()}
     made = authority.issue(user, hosts)
-    given = Given(prefix=prefix, serial=f"{made.serial:x}")
+    given = Given(serial=f"{made.serial:x}")
     return given, files | {f"{user}.crt": made.certificate, f"{user}{KEY_SUFFIX}": made.key}
-
-
-def _files(
-    user: str,
-    config: Path | None,
-    credential: dict[str, bytes],
-    *,
-    groups: tuple[str, ...],
-    url: str | None,
-    prefix: str,
-    root: bytes,
-    archive: str,
-) -> dict[str, bytes]:
-    from edge_agent.fleet.access import rendering
-    from edge_agent.fleet.access.roles import BROKER
-
-    if config is not None:
-        return rendering.device_files(
-            config,
-            user,
-            groups=groups,
-            url=url,
-            prefix=prefix,
-            root=root,
-            credential=credential,
-            archive=archive,
-        )
-    if user == BROKER:
-        text = rendering.broker_readme()
-    else:
-        text = rendering.user_readme(user, url, credential)
-    return credential | {rendering.README: text.encode()}
 
 
 def _write(folder: Path, book: Book, held: _Keys, authority: Authority | None = None) -> None:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-from edge_agent.config import load_config
+import msgspec
+
+from edge_agent.actions.mqtt import MqttConfig as Action
+from edge_agent.config import AgentConfig, load_config
 from edge_agent.contract.bundle import parse_bundle
 from edge_agent.contract.errors import BundleError, ConfigError
 from edge_agent.fleet.access.archive import KEY_SUFFIX, PASSWORD
+from edge_agent.fleet.access.roles import BROKER
 from edge_agent.settings import format_fields, read_fields
+from edge_agent.sources.mqtt import MqttConfig as Source
 
 CA: Final = "ca.crt"
 CONFIG: Final = "agent.yaml"
@@ -28,46 +32,70 @@ _CREDENTIALS: Final = (
 )
 
 
-def device_files(
-    base: Path,
-    device: str,
-    *,
-    groups: Sequence[str],
-    url: str | None,
-    prefix: str,
-    root: bytes,
-    credential: dict[str, bytes],
-    archive: str,
-) -> dict[str, bytes]:
-    """The files of one device: the base configuration with what is its own, and what that names.
+class Device(msgspec.Struct, frozen=True, kw_only=True):
+    """What a device is to be.
 
-    Args:
-        base: the configuration of all devices of this kind.
-        device: its id.
+    Attributes:
+        name: its id.
+        base: the configuration that all devices of its kind share.
         groups: that it belongs to; none leaves those of ``base``.
         url: of the broker; None leaves that of ``base``.
         prefix: of the topics.
         root: the root of trust.
-        credential: files by name: ``ca.crt``, and DEVICE.crt and DEVICE.key, or ``password``.
+        credential: files by name: ``ca.crt``, and NAME.crt and NAME.key, or ``password``.
         archive: what the archive is called.
+    """
+
+    name: str
+    base: Path
+    groups: tuple[str, ...]
+    url: str | None
+    prefix: str
+    root: bytes
+    credential: dict[str, bytes]
+    archive: str
+
+
+class Rendered(NamedTuple):
+    """The files of a device, and the topics that its pipelines need beside its own."""
+
+    files: dict[str, bytes]
+    reads: tuple[str, ...]
+    writes: tuple[str, ...]
+
+
+def render(device: Device) -> Rendered:
+    """The base configuration with what is this device's own, and the files that it names.
 
     Raises:
         ConfigError: what comes out is no configuration.
         BundleError: a bundle that it names cannot be read.
     """
-    fields = read_fields(base)
-    fields["device"] = device
-    if groups:
-        fields["groups"] = list(groups)
-    fields["broker"] = _broker(_part(fields, "broker"), device, url, prefix, credential)
+    fields = read_fields(device.base)
+    fields["device"] = device.name
+    if device.groups:
+        fields["groups"] = list(device.groups)
+    fields["broker"] = _broker(_part(fields, "broker"), device)
     update = _part(fields, "update")
     update.pop("unsigned", None)
     fields["update"] = update | {"root_file": ROOT}
-    bundles = _take_bundles(fields, base.parent)
-    text = format_fields(fields)
-    files = {CONFIG: text.encode(), ROOT: root, **credential, **bundles}
-    _require_sound(files, base)
-    return files | {README: _device_readme(device, archive, credential).encode()}
+    bundles = _take_bundles(fields, device.base.parent)
+    text = format_fields(fields).encode()
+    config = _read_back(text, device.base)
+    actions = (action for pipeline in config.pipelines for action in pipeline.actions)
+    sources = (pipeline.source for pipeline in config.pipelines)
+    files = {
+        CONFIG: text,
+        ROOT: device.root,
+        README: _device_readme(device).encode(),
+        **device.credential,
+        **bundles,
+    }
+    return Rendered(
+        files,
+        reads=tuple(source.topic for source in sources if isinstance(source, Source)),
+        writes=tuple(action.topic for action in actions if isinstance(action, Action)),
+    )
 
 
 def prefix_of(base: Path) -> str | None:
@@ -77,7 +105,12 @@ def prefix_of(base: Path) -> str | None:
 
 
 def user_readme(user: str, url: str | None, credential: dict[str, bytes]) -> str:
-    """How an operator uses its credential."""
+    """How an operator, or the broker itself, uses its credential."""
+    if user == BROKER:
+        return (
+            "The certificate of the broker, for the names that it was made for. broker.crt,\n"
+            "broker.key and ca.crt go where mosquitto.conf or nats.conf look for them.\n"
+        )
     options = [f"--broker {url or 'mqtts://BROKER'}"]
     if CA in credential:
         options.append(f"--ca-file {CA}")
@@ -92,36 +125,21 @@ def user_readme(user: str, url: str | None, credential: dict[str, bytes]) -> str
     )
 
 
-def broker_readme() -> str:
-    """What a broker does with its certificate."""
-    return (
-        "The certificate of the broker, for the names that it was made for. mosquitto:\n\n"
-        f"  cafile ca.crt\n  certfile broker.crt\n  keyfile broker{KEY_SUFFIX}\n\n"
-        "Both files beside this one belong where mosquitto.conf or nats.conf look for them.\n"
-    )
-
-
 def _part(fields: dict[str, Any], name: str) -> dict[str, Any]:
     part = fields.get(name)
     return dict(part) if isinstance(part, dict) else {}
 
 
-def _broker(
-    broker: dict[str, Any],
-    device: str,
-    url: str | None,
-    prefix: str,
-    credential: dict[str, bytes],
-) -> dict[str, Any]:
+def _broker(broker: dict[str, Any], device: Device) -> dict[str, Any]:
     kept = {name: value for name, value in broker.items() if name not in _CREDENTIALS}
-    if url is not None:
-        kept["url"] = url
-    kept["prefix"] = prefix
-    if CA in credential:
+    if device.url is not None:
+        kept["url"] = device.url
+    kept["prefix"] = device.prefix
+    if CA in device.credential:
         kept["ca_file"] = CA
-    if PASSWORD in credential:
-        return kept | {"username": device, "password_file": PASSWORD}
-    return kept | {"cert_file": f"{device}.crt", "key_file": f"{device}{KEY_SUFFIX}"}
+    if PASSWORD in device.credential:
+        return kept | {"username": device.name, "password_file": PASSWORD}
+    return kept | {"cert_file": f"{device.name}.crt", "key_file": f"{device.name}{KEY_SUFFIX}"}
 
 
 def _take_bundles(fields: dict[str, Any], folder: Path) -> dict[str, bytes]:
@@ -140,7 +158,7 @@ def _take_bundles(fields: dict[str, Any], folder: Path) -> dict[str, bytes]:
     return found
 
 
-def _require_sound(files: dict[str, bytes], base: Path) -> None:
+def _read_back(text: bytes, base: Path) -> AgentConfig:
     """Read the configuration as the agent will.
 
     Raises:
@@ -148,19 +166,19 @@ def _require_sound(files: dict[str, bytes], base: Path) -> None:
     """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / CONFIG
-        path.write_bytes(files[CONFIG])
+        path.write_bytes(text)
         try:
-            load_config(path)
+            return load_config(path)
         except ConfigError as exc:
-            said = str(exc).replace(str(path), "")
-            raise ConfigError(f"{base} gives no configuration for this device: {said}") from exc
+            said = str(exc).removeprefix(f"{path}:")
+            raise ConfigError(f"{base}, with what is the device's own in it, line {said}") from exc
 
 
-def _device_readme(device: str, archive: str, credential: dict[str, bytes]) -> str:
-    secret = PASSWORD if PASSWORD in credential else f"{device}{KEY_SUFFIX}"
+def _device_readme(device: Device) -> str:
+    secret = PASSWORD if PASSWORD in device.credential else f"{device.name}{KEY_SUFFIX}"
     return (
-        f"All that makes a machine the device {device}. There, with edge-agent installed:\n\n"
-        f"  sudo tar -xzf {archive} -C /etc --no-same-owner\n"
+        f"All that makes a machine the device {device.name}. There, with edge-agent installed:\n\n"
+        f"  sudo tar -xzf {device.archive} -C /etc --no-same-owner\n"
         f"  sudo edge-agent service install /etc/edge-agent/{CONFIG}\n\n"
         f"The file {secret} is this device's alone: whoever has it speaks for the device. Remove\n"
         "the archive once it is unpacked. For an agent that runs as another user than root, give\n"

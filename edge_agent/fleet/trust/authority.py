@@ -68,6 +68,7 @@ class Authority:
         """
         path = keys / CA_KEY
         if not certificate.exists() and not path.exists():
+            _require_passphrase(keys, passphrase)
             _create(certificate, path, passphrase)
         try:
             made = x509.load_pem_x509_certificate(certificate.read_bytes())
@@ -120,6 +121,14 @@ class Authority:
             revoked = x509.RevokedCertificateBuilder(serial, now - _EARLIER)
             builder = builder.add_revoked_certificate(revoked.build())
         return builder.sign(self._key, hashes.SHA256()).public_bytes(Encoding.PEM)
+
+
+def _require_passphrase(keys: Path, passphrase: bytes | None) -> None:
+    """The authority's key is kept no worse than the keys beside it."""
+    if passphrase is None and any(b"ENCRYPTED" in key.read_bytes() for key in keys.glob("*.key")):
+        raise ConfigError(
+            "the offline keys have a passphrase: give it by --passphrase-file or when asked"
+        )
 
 
 def _create(certificate: Path, path: Path, passphrase: bytes | None) -> None:
