@@ -16,6 +16,7 @@ from edge_agent.config import load_config
 from edge_agent.contract.errors import BundleError, ConfigError
 from edge_agent.fleet.access.archive import pack
 from edge_agent.fleet.access.book import Book, Given, nats_users, read_book
+from edge_agent.link import Down, Up
 
 WORLDS = [(kind, how) for kind in ("mosquitto", "nats") for how in ("mtls", "password")]
 
@@ -34,6 +35,19 @@ def test_a_revoked_device_comes_in_no_more(tmp_path, kind, how):
         lay_out(found, found.folder / "etc")
         os.kill(broker.pid, signal.SIGHUP)
         wait_for(lambda: comes_in(found, "pi-1"), "the new credential", DEADLINE_S)
+
+
+@pytest.mark.parametrize(("kind", "how"), WORLDS)
+def test_an_open_connection_of_a_revoked_device_ends(tmp_path, kind, how):
+    with members(tmp_path, kind, how) as (found, broker), Client(found.settings("pi-1")) as open_:
+        found.edge_fleet("provision", "pi-1", "--revoke")
+        lay_out(found, found.folder / "etc")
+        if (kind, how) == ("mosquitto", "mtls"):
+            broker.restart(kill=False)  # it asks for certificates at the connection alone
+        else:
+            os.kill(broker.pid, signal.SIGHUP)
+        open_.until(Down)
+        assert isinstance(open_.until(Down, Up), Down)  # the attempt after it
 
 
 def comes_in(found, user):
