@@ -120,7 +120,8 @@ def install(path: Path, config: Path, *, unsigned: bool) -> None:
 
     PATH is a folder that edge-fleet export wrote, such as a USB stick: what its signed metadata
     order for this device is checked as over a network; the agent must not run meanwhile. Or it is
-    a .bundle file, which a device that runs signed models takes with --unsigned only.
+    a .bundle file, which a device that runs signed models takes with --unsigned only. Run this as
+    the agent's user, who must be able to write what is installed.
 
     Example: edge-agent install /media/stick/edge --config /etc/edge-agent.yaml
 

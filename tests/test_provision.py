@@ -118,6 +118,13 @@ def test_the_configuration_is_the_base_with_what_is_the_devices_own(operator):
     assert kept.groups == ("hall",)
 
 
+def test_a_password_on_an_open_network_is_warned_of(operator):
+    operator.provision("broker", "--mtls", "--host", "127.0.0.1")  # so there is a ca.crt
+    out = ("--out", operator.folder / "pi-7.tar.gz", "--broker", "mqtt://192.168.1.10")
+    said = operator.edge_fleet("provision", "pi-7", "--password", "--config", operator.base, *out)
+    assert "reads the password along" in said
+
+
 def test_bundles_to_start_with_come_along(operator):
     (operator.folder / "first").mkdir()
     (operator.folder / "first" / "motion.bundle").write_bytes(make_bundle())

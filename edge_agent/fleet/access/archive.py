@@ -6,11 +6,7 @@ import gzip
 import io
 import tarfile
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Final
-
-from edge_agent.contract.errors import ConfigError
-from edge_agent.fleet.access.book import put_private
 
 PASSWORD: Final = "password"  # noqa: S105 (the name of a file)
 KEY_SUFFIX: Final = ".key"
@@ -36,15 +32,3 @@ def pack(folder: str, files: Mapping[str, bytes]) -> bytes:
             entry.mode = 0o600 if private else 0o644
             archive.addfile(entry, io.BytesIO(data))
     return buffer.getvalue()
-
-
-def write_archive(path: Path, data: bytes) -> None:
-    """Put it in place, readable by its owner only.
-
-    Raises:
-        ConfigError: the disk refused.
-    """
-    try:
-        put_private(path, data)
-    except OSError as exc:
-        raise ConfigError(f"{path}: {exc.strerror}: give a path that can be written") from exc

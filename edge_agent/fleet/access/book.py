@@ -14,13 +14,13 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
 import secrets
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
+from edge_agent.contract.bundle import write_bundle
 from edge_agent.contract.errors import ConfigError
 from edge_agent.contract.topics import Topics
 from edge_agent.fleet.access.roles import BROKER, rights_of
@@ -31,7 +31,6 @@ FOLDER: Final = "access"
 _ROUNDS: Final = 101  # as mosquitto_passwd: the password has 256 random bits, nobody guesses it
 _SALT_BYTES: Final = 12
 _PASSWORD_BYTES: Final = 32
-_PRIVATE: Final = 0o600
 
 
 class Given(msgspec.Struct, frozen=True, kw_only=True):
@@ -99,7 +98,7 @@ def write_book(folder: Path, book: Book, revocations: bytes | None) -> None:
         revocations: the list for ``crlfile``; None leaves it as it is.
 
     Raises:
-        ConfigError: the folder cannot be written.
+        ConfigError, BundleError: the folder cannot be made, or a file in it not be written.
     """
     files = {
         "given.json": msgspec.json.format(msgspec.json.encode(book), indent=1),
@@ -110,21 +109,10 @@ def write_book(folder: Path, book: Book, revocations: bytes | None) -> None:
         files["revoked.crl"] = revocations
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name, data in files.items():
-            put_private(folder / name, data)
     except OSError as exc:
-        raise ConfigError(f"{exc.filename}: {exc.strerror}: it must be possible to write") from exc
-
-
-def put_private(path: Path, data: bytes) -> None:
-    """Write a file that only its owner reads, whole or not at all. Raises OSError."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, _PRIVATE)
-    with os.fdopen(handle, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+        raise ConfigError(f"{folder}: {exc.strerror}: it must be possible to make it") from exc
+    for name, data in files.items():
+        write_bundle(folder / name, data, private=True)
 
 
 def make_password() -> str:

@@ -92,7 +92,8 @@ def provision(
 
     Example: edge-fleet provision pi-7 --revoke --repo fleet
     """
-    from edge_agent.fleet.access.archive import pack, write_archive
+    from edge_agent.contract.bundle import write_bundle
+    from edge_agent.fleet.access.archive import pack
     from edge_agent.fleet.access.book import FOLDER, read_book
     from edge_agent.fleet.access.rendering import README, Device, render, user_readme
     from edge_agent.fleet.trust.approving import open_repository
@@ -105,6 +106,8 @@ def provision(
         _require_known(book, user)
         _write(folder, book.with_user(user, None), held)
         click.echo(f"{user} holds no credential any more; {_reload(folder)}")
+        if book.given[user].serial:
+            click.echo("mosquitto ends open connections of a certificate only when it is restarted")
         return
     target, prefix = out or Path(f"{user}.tar.gz"), _prefix(prefix, config)
     _require_choices(user, config, hosts, mtls=mtls, password=password)
@@ -125,9 +128,13 @@ def provision(
             credential=files,
             archive=target.name,
         )
-        files, reads, writes = render(device)
+        files, tls, reads, writes = render(device)
+        if not tls:
+            click.echo(
+                "the broker is not at mqtts://: the network reads the password along", err=True
+            )
         given = msgspec.structs.replace(given, reads=reads, writes=writes)
-    write_archive(target, pack("edge-agent" if config else user, files))
+    write_bundle(target, pack("edge-agent" if config else user, files), private=True)
     _write(folder, book.with_user(user, given), held, authority)
     click.echo(f"wrote {target}: it holds a secret, so carry it like one; README.txt says how")
     click.echo(_reload(folder))

@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from edge_agent.actions.mqtt import MqttConfig as Action
+from edge_agent.address import parse_url
 from edge_agent.config import AgentConfig, load_config
 from edge_agent.contract.bundle import parse_bundle
 from edge_agent.contract.errors import BundleError, ConfigError
@@ -57,9 +58,10 @@ class Device(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Rendered(NamedTuple):
-    """The files of a device, and the topics that its pipelines need beside its own."""
+    """The files of a device, how it reaches the broker, and topics that its pipelines need."""
 
     files: dict[str, bytes]
+    tls: bool
     reads: tuple[str, ...]
     writes: tuple[str, ...]
 
@@ -91,8 +93,10 @@ def render(device: Device) -> Rendered:
         **device.credential,
         **bundles,
     }
+    assert config.broker is not None, "made above"
     return Rendered(
         files,
+        tls=parse_url(config.broker.url).tls,
         reads=tuple(source.topic for source in sources if isinstance(source, Source)),
         writes=tuple(action.topic for action in actions if isinstance(action, Action)),
     )
@@ -135,7 +139,7 @@ def _broker(broker: dict[str, Any], device: Device) -> dict[str, Any]:
     if device.url is not None:
         kept["url"] = device.url
     kept["prefix"] = device.prefix
-    if CA in device.credential:
+    if CA in device.credential and str(kept.get("url")).startswith("mqtts:"):
         kept["ca_file"] = CA
     if PASSWORD in device.credential:
         return kept | {"username": device.name, "password_file": PASSWORD}
@@ -153,8 +157,9 @@ def _take_bundles(fields: dict[str, Any], folder: Path) -> dict[str, bytes]:
             except OSError as exc:
                 raise BundleError(f"{folder / path}: {exc.strerror}") from exc
             parse_bundle(data)
-            pipeline["bundle"] = Path(path).name
-            found[Path(path).name] = data
+            name = pipeline["bundle"] = Path(path).name
+            if found.setdefault(name, data) != data:
+                raise ConfigError(f"two different bundles are called {name}: rename one")
     return found
 
 
