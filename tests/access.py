@@ -198,6 +198,10 @@ def lay_out(found: Members, etc: Path) -> None:
     (etc / "nats-users.conf").write_text(users)
 
 
+class SilenceError(AssertionError):
+    """Something that was waited for has not come."""
+
+
 class Client:
     """A connection with a user's credential."""
 
@@ -216,14 +220,14 @@ class Client:
     def __exit__(self, *_: object) -> None:
         self._link.stop()
 
-    def until(self, *kinds: type[object]) -> Any:
+    def until(self, *kinds: type[object], seconds: float = DEADLINE_S) -> Any:
         """The next event of one of these kinds; what comes before is kept."""
-        deadline = time.monotonic() + DEADLINE_S
+        deadline = time.monotonic() + seconds
         while True:
             try:
                 event = self._port.events.get(timeout=max(0.01, deadline - time.monotonic()))
             except Empty:
-                raise AssertionError(f"none of {kinds} came") from None
+                raise SilenceError(f"none of {kinds} came") from None
             if isinstance(event, Message):
                 self.messages.append(event)
             elif isinstance(event, Denied):
@@ -249,6 +253,15 @@ class Client:
         """Until a message with this payload has come."""
         while not any(message.payload == payload for message in self.messages):
             self.until(Message)
+
+    def find(self, topic_filter: str, payload: bytes) -> None:
+        """Until what is retained has come: nats-server may answer too early, with nothing."""
+        deadline = time.monotonic() + DEADLINE_S
+        while not any(message.payload == payload for message in self.messages):
+            assert time.monotonic() < deadline, f"{payload!r} is not retained"
+            self.subscribe(topic_filter)
+            with contextlib.suppress(SilenceError):
+                self.until(Message, seconds=1.0)
 
     @property
     def topics(self) -> set[str]:

@@ -117,15 +117,17 @@ def test_a_device_reads_and_writes_what_is_its_own(world):
 
 
 def test_what_is_retained_for_a_device_reaches_it(world):
-    payload = world.fresh()
-    topics = [TOPICS.desired_for_device("pi-1", "motion"), TOPICS.blob(DIGEST)]
+    retained = {
+        TOPICS.desired_for_device("pi-1", "motion"): world.fresh(),
+        TOPICS.blob(DIGEST): world.fresh(),
+    }
     with world.client("publisher") as publisher, world.client("pi-1") as device:
-        for topic in topics:
+        for topic, payload in retained.items():
             assert publisher.publish(topic, payload, retain=True)
-        for topic in topics:
-            device.subscribe(topic)
-            device.hear(payload)
-        assert {message.topic for message in device.messages if message.retained} == set(topics)
+        for topic, payload in retained.items():
+            device.find(topic, payload)
+        assert {message.topic for message in device.messages} == set(retained)
+        assert all(message.retained for message in device.messages)
 
 
 def test_a_stolen_device_writes_nowhere_else(world):
@@ -140,8 +142,7 @@ def test_a_stolen_device_writes_nowhere_else(world):
         admin.hear(end)
         assert evil not in {message.payload for message in admin.messages}
     with world.client("admin") as later:
-        later.subscribe("#")
-        later.hear(end)  # as retained: so would be the others
+        later.find("#", end)  # as retained: so would be the others
         later.publish("edge/else", b"last")
         later.hear(b"last")
         assert evil not in {message.payload for message in later.messages}
