@@ -98,12 +98,14 @@ def install_folder(config: AgentConfig, base: Path, folder: Path, tell: Tell) ->
         A sentence on each model of the device.
 
     Raises:
-        ConfigError: this is no such folder, or the device has no root of trust.
+        ConfigError: this is no such folder, or the device has no root of trust or takes no updates.
         BundleError: the metadata or a bundle are refused, with the reason.
         StorageError: an agent runs, or the disk refused.
     """
     if not config.update.root_file:
         raise ConfigError("a folder is checked by update.root_file: name it, or give a .bundle")
+    if not config.update.enabled:
+        raise ConfigError("update.enabled is false: the agent would not go on from there")
     if not (folder / "trust" / "timestamp.json").is_file():
         raise ConfigError(f"{folder} has no signed metadata: write it with edge-fleet export")
     with _alone(DataFolder(base / config.data_dir)) as data:
@@ -151,7 +153,6 @@ def _updater(config: AgentConfig, data: DataFolder, folder: Path, tell: Tell) ->
         report=lambda report: tell(f"{report.model} {report.version}: {report.state}"),
         config=msgspec.structs.replace(
             config.update,
-            enabled=True,
             ways=(FolderConfig(path=str(folder)),),
             bytes_per_s_max=None,
         ),

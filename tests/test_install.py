@@ -198,9 +198,14 @@ def test_a_running_agent_is_not_disturbed(fleet, device):
 
 
 @pytest.mark.parametrize(
-    ("update", "match"), [({"enabled": False}, "root_file"), ({"unsigned": True}, "root_file")]
+    ("update", "match"),
+    [
+        ({"enabled": False}, "root_file"),
+        ({"unsigned": True}, "root_file"),
+        ({"enabled": False, "root_file": "root.json"}, "enabled is false"),
+    ],
 )
-def test_a_folder_needs_a_root_of_trust(fleet, device, update, match):
+def test_a_folder_needs_a_root_of_trust_and_an_agent_that_updates(fleet, device, update, match):
     ordered(fleet)
     device.write(update)
     with pytest.raises(ConfigError, match=match):
