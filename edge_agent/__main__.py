@@ -112,29 +112,33 @@ def replay(
 
 
 @cli.command()
-@click.argument("bundle", type=_FILE)
+@click.argument("path", type=click.Path(exists=True, path_type=Path))
 @click.option("--config", required=True, type=_FILE, help="The agent's configuration.")
-def install(bundle: Path, config: Path) -> None:
-    """Install a bundle by hand; the agent uses it from its next start.
+@click.option("--unsigned", is_flag=True, help="Take a bundle that nobody signed, all the same.")
+def install(path: Path, config: Path, *, unsigned: bool) -> None:
+    """Install models by hand; the agent uses them from its next start.
 
-    Example: edge-agent install motion-1.1.0.bundle --config /etc/edge-agent.yaml
+    PATH is a folder that edge-fleet export wrote, such as a USB stick: what its signed metadata
+    order for this device is checked as over a network; the agent must not run meanwhile. Or it is
+    a .bundle file, which a device that runs signed models takes with --unsigned only. Run this as
+    the agent's user, who must be able to write what is installed.
+
+    Example: edge-agent install /media/stick/edge --config /etc/edge-agent.yaml
+
+    Example: edge-agent install motion-1.1.0.bundle --config edge-agent.yaml
     """
-    from edge_agent.check import require_fit
+    from edge_agent import install as installing
     from edge_agent.config import load_config
-    from edge_agent.contract.bundle import read_bundle
-    from edge_agent.folder import DataFolder
-    from edge_agent.update.store import Store
 
-    loaded = load_config(config)
-    manifest = read_bundle(bundle).manifest
-    pipelines = [item for item in loaded.pipelines if item.model == manifest.name]
-    if not pipelines:
-        raise ConfigError(f"no pipeline in {config} runs the model {manifest.name!r}")
-    for pipeline in pipelines:
-        require_fit(pipeline, manifest)
-    folder = DataFolder(config.resolve().parent / loaded.data_dir)
-    Store(folder.store).install(bundle)
-    click.echo(f"installed {manifest.name} {manifest.version}; restart the agent to use it now")
+    logging.basicConfig(level=logging.WARNING, format="edge-agent: %(message)s")
+    loaded, base = load_config(config), config.resolve().parent
+    if not path.is_dir():
+        click.echo(installing.install_bundle(loaded, base, path, unsigned=unsigned))
+        return
+    if unsigned:
+        raise ConfigError("--unsigned is for a single bundle: a folder is always checked")
+    for outcome in installing.install_folder(loaded, base, path, lambda s: click.echo(s, err=True)):
+        click.echo(outcome)
 
 
 @cli.group()

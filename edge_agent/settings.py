@@ -59,11 +59,7 @@ def load_settings(
     Raises:
         ConfigError: ``FILE:LINE:COLUMN: PATH: what is wrong``, with the nearest field name.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as exc:
-        raise ConfigError(f"{path}: cannot be read: {exc}") from exc
-    root, value = _parse(path, text)
+    root, value = _parse(path, _read(path))
     marks: dict[str, yaml.Mark] = {}
     _walk(path, root, "$", marks, 0)
     try:
@@ -73,6 +69,30 @@ def load_settings(
     for fault in faults(settings):
         raise _located(path, marks, *fault)
     return settings
+
+
+def read_fields(path: Path) -> dict[str, Any]:
+    """The plain values of a YAML file, which is checked as YAML and nothing more.
+
+    Raises:
+        ConfigError: ``FILE:LINE:COLUMN: what is wrong``.
+    """
+    root, value = _parse(path, _read(path))
+    _walk(path, root, "$", {}, 0)
+    fields: dict[str, Any] = value()
+    return fields
+
+
+def format_fields(fields: dict[str, Any]) -> str:
+    """Plain values as YAML, in their order."""
+    return yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"{path}: cannot be read: {exc}") from exc
 
 
 def _parse(path: Path, text: str) -> tuple[yaml.Node, Callable[[], Any]]:

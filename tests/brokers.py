@@ -8,9 +8,7 @@ PYTEST_DONT_REWRITE: there are no tests here, and tests import this before pytes
 
 from __future__ import annotations
 
-import base64
 import contextlib
-import hashlib
 import os
 import shutil
 import socket
@@ -23,6 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from edge_agent.fleet.access.book import hashed
 
 START_S = 20.0
 STOP_S = 10.0
@@ -156,7 +156,9 @@ def mosquitto(
     if os.getuid() == 0:
         lines.append("user root")  # else it becomes a user that cannot read the test's files
     if users:
-        (folder / "passwords").write_text("".join(_password_line(*item) for item in users.items()))
+        (folder / "passwords").write_text(
+            "".join(f"{name}:{hashed(word)}\n" for name, word in users.items())
+        )
         lines.append(f"password_file {folder / 'passwords'}")
     if acl is not None:
         (folder / "acl").write_text(acl)
@@ -208,6 +210,13 @@ def nats(
         return Broker([program, "-c", str(conf)], chosen, folder / "log")
 
     with _running(make, port) as broker:
+        yield broker
+
+
+@contextlib.contextmanager
+def run_broker(command: list[str], port: int, log_file: Path) -> Iterator[Broker]:
+    """A broker by a command of one's own, which listens for MQTT on ``port`` of 127.0.0.1."""
+    with _running(lambda chosen: Broker(command, chosen, log_file), port) as broker:
         yield broker
 
 
@@ -283,11 +292,3 @@ def _running(make: Callable[[int], Broker], port: int | None) -> Iterator[Broker
 
 def _openssl(*arguments: str | Path) -> None:
     subprocess.run(["openssl", *map(str, arguments)], check=True, capture_output=True, timeout=30)
-
-
-def _password_line(name: str, password: str) -> str:
-    """One line of mosquitto's password file: PBKDF2-SHA512, as ``mosquitto_passwd`` writes it."""
-    salt, rounds = os.urandom(12), 101
-    digest = hashlib.pbkdf2_hmac("sha512", password.encode(), salt, rounds, 64)
-    encoded = (base64.b64encode(part).decode() for part in (salt, digest))
-    return f"{name}:$7${rounds}${'$'.join(encoded)}\n"

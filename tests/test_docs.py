@@ -16,7 +16,13 @@ from edge_agent.fleet.__main__ import cli as fleet_cli
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = sorted((ROOT / "device_configs").glob("*.yaml"))
-PAGES = [ROOT / "README.md", ROOT / "ARCHITECTURE.md", ROOT / "device_configs" / "README.md"]
+THREATS = ROOT / "device_configs" / "THREAT_MODEL.md"
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "ARCHITECTURE.md",
+    ROOT / "device_configs" / "README.md",
+    THREATS,
+]
 
 
 def commands(group: click.Group, name: str) -> list[tuple[str, click.Command]]:
@@ -86,3 +92,10 @@ def test_the_configurations_in_the_readme_are_right(tmp_path: Path) -> None:
         path = tmp_path / f"{number}.yaml"
         path.write_text(block)
         assert msgspec.to_builtins(load_config(path))["pipelines"]
+
+
+def test_every_test_that_the_threat_model_names_is_there() -> None:
+    named = set(re.findall(r"`(test_\w+)`", THREATS.read_text()))
+    code = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    assert len(named) > 20
+    assert named - set(re.findall(r"^def (test_\w+)\(", code, re.MULTILINE)) == set()

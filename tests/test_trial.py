@@ -258,7 +258,7 @@ def test_a_resumed_trial_compares_again(tmp_path, broker):
     device.restart()
     device.turn()
     assert device.pipes[0].shadow is not None
-    device.updater._pause()
+    device.updater.pause()
 
 
 def test_a_bundle_installed_by_hand_during_an_update_stays(tmp_path, broker):

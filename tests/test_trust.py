@@ -9,6 +9,7 @@ import time
 import pytest
 from fleets import DEVICE, SECRET, Fleet, ask
 from tuf.api.exceptions import RepositoryError
+from tuf.api.metadata import Metadata
 from tuf.ngclient import Updater
 
 from edge_agent.contract.errors import ConfigError
@@ -242,6 +243,46 @@ def test_with_every_online_key_stolen_no_unapproved_bundle_is_desired(fleet, tru
     assert "ordered and not approved" in answer.refused["motion"]
     with pytest.raises(ConfigError, match="none of the keys given is a key of targets"):
         thief.approve(evil, read_keys(fleet.folder / "online", "rollout", None))
+
+
+def test_the_online_key_alone_orders_nothing(fleet, trust):
+    fleet.approve(fleet.release("1.0.0"))
+    before = fleet.files()
+    fleet.order(fleet.approve(fleet.release("0.9.0")))
+    (online,) = read_keys(fleet.folder / "online", "online", None)
+    order = Metadata.from_bytes(files_of(fleet, "rollout"))
+    order.sign(online)
+    forged = {**fleet.files(), f"{order.signed.version}.rollout.json": order.to_bytes()}
+    assert ask(fleet, trust, before).desired == {}
+    assert "cannot be trusted" in ask(fleet, trust, forged).reason
+    assert ask(fleet, trust).desired["motion"].version == "0.9.0"
+
+
+def test_the_targets_key_alone_changes_nothing(fleet, tmp_path):
+    fleet.order(fleet.approve(fleet.release("1.0.0")))
+    before, version = fleet.files(), fleet.repository.roles["targets"].signed.version
+    fleet.approve(fleet.release("6.6.6"))
+    new = files_of(fleet, "targets")
+    instead = ask(fleet, tmp_path / "a", {**before, f"{version}.targets.json": new})
+    assert "cannot be trusted" in instead.reason
+    beside = ask(fleet, tmp_path / "b", {**before, f"{version + 1}.targets.json": new})
+    assert beside.desired["motion"].version == "1.0.0"
+
+
+def test_one_root_key_changes_nothing(fleet, trust, tmp_path):
+    fleet.order(fleet.approve(fleet.release("1.0.0")))
+    root = Metadata.from_bytes(fleet.files()["1.root.json"])
+    root.signed.version += 1
+    for role in ("timestamp", "snapshot", "targets"):
+        root.signed.add_key(make_key(tmp_path / f"{role}.key", None).public_key, role)
+    root.sign(read_keys(fleet.keys, "root", SECRET)[0])
+    answer = ask(fleet, trust, fleet.files() | {"2.root.json": root.to_bytes()})
+    assert "cannot be trusted" in answer.reason
+
+
+def files_of(fleet, role):
+    """The newest metadata of a role."""
+    return fleet.files()[f"{fleet.repository.roles[role].signed.version}.{role}.json"]
 
 
 def test_a_groups_key_approves_for_that_group_alone(fleet, trust, tmp_path):

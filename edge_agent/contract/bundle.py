@@ -102,15 +102,22 @@ def pack_bundle(manifest: Manifest, members: dict[str, bytes]) -> bytes:
     return buffer.getvalue()
 
 
-def write_bundle(path: Path, data: bytes) -> None:
+def write_bundle(path: Path, data: bytes, *, private: bool = False) -> None:
     """Put a bundle in place whole or not at all: temporary file, fsync, rename, fsync of folder.
+
+    Args:
+        path: of the file.
+        data: all of it.
+        private: let its owner alone read it.
 
     Raises:
         BundleError: the disk refused.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("wb") as file:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+        handle = os.open(temporary, flags, 0o600 if private else 0o666)
+        with os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

@@ -31,6 +31,7 @@ class Orders:
 
     Attributes:
         fault: why the last check failed, or empty.
+        checked: whether a check has ended since the start, well or with a fault.
     """
 
     def __init__(
@@ -42,7 +43,7 @@ class Orders:
         self._asked: tuple[File, int] | None = None  # and when
         self._due_ns = 0  # of the next check
         self._pause_s = _PAUSES_S[0]
-        self.fault = ""
+        self.fault, self.checked = "", False
 
     @property
     def busy(self) -> bool:
@@ -96,6 +97,7 @@ class Orders:
         self._check = self._asked = None
 
     def _judged(self, verdict: Verdict, now_ns: int) -> Verdict | None:
+        self.checked = True
         if verdict.ok:
             self.fault, self._pause_s = "", _PAUSES_S[0]
             return verdict

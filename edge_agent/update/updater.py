@@ -59,6 +59,7 @@ class Updater:
         report: gets every state that an update enters, once; must not wait.
         config: bounds.
         clock: the time.
+        at_once: whether somebody stands by, so that no order waits for its random start.
 
     Raises:
         StorageError: a pointer cannot be read.
@@ -77,8 +78,9 @@ class Updater:
         report: Callable[[UpdateReport], None],
         config: UpdateConfig,
         clock: Clock,
+        at_once: bool = False,
     ) -> None:
-        self._store, self._port = store, port
+        self._store, self._port, self._at_once = store, port, at_once
         self._device, self._targets = device, targets
         self._config, self._clock = config, clock
         self._reports = Reports(report, clock)
@@ -133,6 +135,11 @@ class Updater:
             return self._orders.fault or "signed"
         return "unsigned" if self._config.enabled and self._config.unsigned else ""
 
+    @property
+    def checked(self) -> bool:
+        """Whether signed orders were looked at since the start; ``trust`` says what was found."""
+        return self._orders is not None and self._orders.checked
+
     def run(self, stop: threading.Event) -> None:
         """Update models until ``stop`` is set."""
         if not self._config.enabled:
@@ -142,7 +149,7 @@ class Updater:
             while not stop.is_set():
                 self.step(wait_s=_CHILD_TURN_S if self._watches else _TURN_S)
         finally:
-            self._pause()
+            self.pause()
 
     def step(self, wait_s: float = 0.0) -> None:
         """One bounded round: take what has arrived, move every update on, ask for what is due.
@@ -163,14 +170,11 @@ class Updater:
         self._ask(now_ns)
         self._answers = self._way.answers()  # some ways answer within the question
 
-    @property
-    def _watches(self) -> bool:
-        """Whether something is to be looked at that puts no event on the queue."""
-        checks = self._orders is not None and self._orders.busy
-        return checks or any(job.watches for job in self._jobs.values())
+    def pause(self) -> None:
+        """An orderly end: what was fetched is kept, and a trial that goes on is no crash.
 
-    def _pause(self) -> None:
-        """An orderly end: what was fetched is kept, and a trial that goes on is no crash."""
+        For whoever calls ``step``; ``run`` ends so by itself.
+        """
         for job in self._jobs.values():
             if job.fetch:
                 with suppress(StorageError):  # costs only fetching the last chunks again
@@ -184,6 +188,12 @@ class Updater:
         if self._orders:
             self._orders.close()
         self._way.close()
+
+    @property
+    def _watches(self) -> bool:
+        """Whether something is to be looked at that puts no event on the queue."""
+        checks = self._orders is not None and self._orders.busy
+        return checks or any(job.watches for job in self._jobs.values())
 
     # --- what has arrived ---
 
@@ -411,6 +421,9 @@ class Updater:
         return self._store.pointer(model).revision
 
     def _make_job(self, journal: Journal, *, is_running: bool = False) -> Job:
+        if self._at_once:
+            desired = msgspec.structs.replace(journal.desired, start_within_s=0)
+            journal = msgspec.structs.replace(journal, desired=desired)
         return Job(
             journal,
             device=self._device,
