@@ -22,6 +22,7 @@ from edge_agent.contract.names import name_fault
 from edge_agent.contract.topics import Topics
 from edge_agent.fleet.options import broker_options
 from edge_agent.fleet.publishing import CONNECT, export, publish, rollback, serve
+from edge_agent.fleet.rollout.commands import rollout, rollouts
 from edge_agent.fleet.text import clean
 from edge_agent.fleet.trust.commands import approve, init, keys, refresh
 
@@ -41,7 +42,7 @@ def cli() -> None:
     logging.basicConfig(level=logging.WARNING, format="edge-fleet: %(message)s")
 
 
-for command in (init, keys, approve, publish, rollback, refresh, serve, export):
+for command in (init, keys, approve, publish, rollback, rollout, rollouts, refresh, serve, export):
     cli.add_command(command)
 
 
