@@ -72,7 +72,7 @@ class Controller:
         show: Show,
         answer_s: float = 3.0,
         turn_s: float = 1.0,
-        lease_s: float = 60.0,
+        lease_s: float = 20.0,
         wall: Callable[[], float] = time.time,
     ) -> None:
         self._session, self._topics = session, topics
