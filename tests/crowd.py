@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 from brokers import Broker
@@ -99,7 +99,7 @@ class Crowd:
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._play)
 
-    def __enter__(self) -> Crowd:
+    def __enter__(self) -> Self:
         self._thread.start()
         assert self._ready.wait(60.0), "the simulated devices are not connected"
         return self

@@ -244,8 +244,8 @@ def test_the_way_back_restores_what_stood_before():
 def test_somebody_elses_newer_order_is_seen():
     path = group_path("all", "motion")
     theirs = Order(revision=REVISION + 1, model="motion", choice=OLDER)
-    assert newer({path: theirs}, PLAN, 1) == path
-    assert newer(orders_out(PLAN, 1), PLAN, 2) == ""
+    assert newer({path: theirs}, PLAN) == path
+    assert newer(orders_out(PLAN, 1), PLAN) == ""
 
 
 # --- what devices say ----------------------------------------------------------------------------

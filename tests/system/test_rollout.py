@@ -1,6 +1,9 @@
 """Rollouts by the real commands over a real broker: rings, halts, pauses, and kills in between."""
 
 import json
+import os
+import signal
+from contextlib import contextmanager
 
 import pytest
 from bundles import make_bundle
@@ -55,20 +58,27 @@ class Operator:
         return json.loads(self.offline("rollouts", "status", "--json", *options))[-1]
 
     @property
-    def kept(self):
-        return Rollouts(open_database(str(self.repo / "rollouts.db")))
-
-    @property
-    def state(self):
-        kept = self.kept
+    def newest(self):
+        """The newest rollout, as it is on disk now."""
+        kept = Rollouts(open_database(str(self.repo / "rollouts.db")))
         try:
-            return kept.all()[-1].state
+            return kept.all()[-1]
         finally:
             kept.close()
 
     @property
     def _repo(self):
         return ("--repo", str(self.repo))
+
+
+@contextmanager
+def held(broker):
+    """A broker that answers nothing for a while."""
+    os.kill(broker.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(broker.pid, signal.SIGCONT)
 
 
 @pytest.fixture
@@ -85,7 +95,7 @@ def crowd_of(broker, bad=(), names=NAMES, groups=()):
 
 def share(operator, crowd, ring=1):
     """The devices that the rings up to this one hold."""
-    plan = operator.kept.all()[-1].plan
+    plan = operator.newest.plan
     return [d.name for d in crowd.devices if plan.ring_of(d.name, d.groups) <= ring]
 
 
@@ -155,7 +165,7 @@ def test_a_paused_rollout_orders_nothing_until_it_is_resumed(operator, broker):
         assert operator.status()["ring"] == 0
         assert crowd.touched() == []
         assert operator.offline("rollouts", "resume").endswith("running\n")
-        wait_for(lambda: operator.state.phase == "finished", "the end", LONG_S)
+        wait_for(lambda: operator.newest.state.phase == "finished", "the end", LONG_S)
         assert crowd.running("1.1.0") == NAMES
         assert [service.terminate() for service in services] == [0, 0]
     notes = [step["note"] for step in operator.status()["history"]]
@@ -178,7 +188,7 @@ def test_the_computer_may_be_off_between_two_steps(operator, broker):
 
         def look():
             assert operator.start("rollouts", "run", "--once").wait(LONG_S) == 0
-            return operator.state.phase == "finished"
+            return operator.newest.state.phase == "finished"
 
         wait_for(look, "the end", LONG_S)
         assert crowd.running("1.1.0") == NAMES
@@ -194,26 +204,41 @@ def test_a_controller_killed_before_its_order_is_out_goes_on(operator, broker):
         assert operator.rollout(bundle, "--rings", "20%,100%", "--detach").wait(LONG_S) == 0
         operator.offline("rollouts", "pause")
         first = operator.start("rollouts", "run")
-        wait_for(lambda: operator.kept.all()[-1].owner, "somebody to lead it")
+        wait_for(lambda: operator.newest.owner, "somebody to lead it")
         wait_for(lambda: "motion-1.1.0: paused" in first.out, "it to have heard the devices")
-        with broker.held():
+        with held(broker):
             operator.offline("rollouts", "resume")
-            wait_for(lambda: operator.state.ring == 1, "the step on disk")
+            wait_for(lambda: operator.newest.state.ring == 1, "the step on disk")
             first.kill()
-        assert operator.state.out_t is None
+        assert operator.newest.state.out_t is None
         assert crowd.touched() == []
         second = operator.start("rollouts", "run")
-        wait_for(lambda: operator.state.phase == "finished", "the end", LONG_S)
+        wait_for(lambda: operator.newest.state.phase == "finished", "the end", LONG_S)
         assert crowd.running("1.1.0") == NAMES
         assert second.terminate() == 0, second.log
     notes = [step["note"] for step in operator.status()["history"]]
     assert notes.count("ring 1 of 2 is opened") == notes.count("ring 1 is out") == 1
 
 
+def test_a_broker_that_forgot_everything_is_given_it_again(operator, broker):
+    bundle = operator.approve(operator.bundle("1.1.0"))
+    with crowd_of(broker) as crowd:
+        program = operator.rollout(bundle, "--rings", "20%,100%", "--window", "5m")
+        wait_for(lambda: crowd.running("1.1.0"), "the first ring")
+        broker.kill()
+        broker.start()
+        plan = operator.newest.plan
+        late = next(n for n in (f"late-{n}" for n in range(99)) if plan.ring_of(n, ()) == 1)
+        with crowd_of(broker, names=[late]) as others:
+            wait_for(lambda: others.running("1.1.0"), "a device that came after", LONG_S)
+        assert program.terminate() == 9, program.log
+        assert len(crowd.running("1.1.0")) == len(share(operator, crowd))
+
+
 def test_somebody_elses_newer_order_ends_a_rollout_where_it_is(operator, broker):
     bundle = operator.approve(operator.bundle("1.1.0"))
     with crowd_of(broker) as crowd:
-        program = operator.rollout(bundle, "--rings", "20%,100%", "--window", "2s")
+        program = operator.rollout(bundle, "--rings", "20%,100%", "--window", "5m")
         wait_for(lambda: crowd.running("1.1.0"), "the first ring")
         other = operator.approve(operator.bundle("1.2.0"))
         out = operator.start("publish", other, "--to", "all", "--wait", "0")

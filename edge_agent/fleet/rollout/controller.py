@@ -83,6 +83,7 @@ class Controller:
         self._owner = secrets.token_hex(8)
         self._devices: dict[str, Devices] = {}  # of the rollouts that are led from here
         self._lease_t: dict[str, float] = {}
+        self._supplied: set[str] = set()  # rollouts whose blobs this broker has
 
     def run(self, stop: threading.Event, *, only: str | None = None, once: bool = False) -> None:
         """Lead until ``stop`` is set.
@@ -104,6 +105,7 @@ class Controller:
                 try:
                     ended = self._work(stop, only, once=once)
                 except ConnectionLostError as exc:
+                    self._supplied.clear()
                     self._tell(f"{exc}: connecting again")
         finally:
             self._rollouts.release(self._owner)
@@ -182,41 +184,60 @@ class Controller:
             return
         self._rollouts.keep(rollout.name, devices.take_changed())
         counts, now = devices.counts(), self._wall()
-        state, action = step(rollout.plan, rollout.state, counts, now)
+        repository = Repository(self._folder)
         try:
+            state, action = self._next(rollout, repository, counts, now)
             if state != rollout.state:
                 rollout = self._rollouts.save(rollout, state, now, _note(rollout, state))
             self._show(rollout, counts)
+            if action is None and rollout.state.ring and rollout.name not in self._supplied:
+                self._supply(repository, rollout.name, [rollout.plan.choice])
             if action is not None:
-                rollout = self._act(rollout, action)
+                rollout = self._act(rollout, action, repository)
                 self._show(rollout, counts)
         except ConflictError:
             return  # somebody pauses it, or goes back: looked at anew in the next turn
         except ChangedError as exc:
             self._tell(f"{exc}: in the next turn")
 
-    def _act(self, rollout: Rollout, action: Action) -> Rollout:
-        """Sign and publish. May have been done before, in whole or in part."""
-        repository, plan, ring = Repository(self._folder), rollout.plan, rollout.state.ring
-        standing = repository.orders()
+    @staticmethod
+    def _next(
+        rollout: Rollout, repository: Repository, counts: Sequence[Counts], now: float
+    ) -> tuple[State, Action | None]:
+        """By the plan, unless somebody has ordered something newer for these devices."""
+        path = newer(repository.orders(), rollout.plan)
+        if path and rollout.state.phase in ("running", "paused"):
+            return supersede(rollout.state, f"{path} was ordered anew by somebody else"), None
+        return step(rollout.plan, rollout.state, counts, now)
+
+    def _act(self, rollout: Rollout, action: Action, repository: Repository) -> Rollout:
+        """Sign and publish. May have been done before, in whole or in part.
+
+        Args:
+            rollout: with the state in which this is to be done.
+            action: what.
+            repository: as it was read before that was decided.
+        """
+        plan, ring, standing = rollout.plan, rollout.state.ring, repository.orders()
         if isinstance(action, Open):
-            if path := newer(standing, plan, action.ring):
-                reason = f"{path} was ordered anew by somebody else"
-                return self._change(rollout, lambda state: supersede(state, reason), reason)
-            orders = orders_out(plan, action.ring)
+            wanted, note = orders_out(plan, ring), f"ring {ring} is out"
+            paths = set(wanted)
         else:
-            back = orders_back(plan, ring, repository.next_revision())
-            ours = (p for p in back if p in standing and standing[p].revision == plan.revision)
-            orders = {path: back[path] for path in ours}
-        changed = {path: order for path, order in orders.items() if standing.get(path) != order}
+            wanted = orders_back(plan, ring, repository.next_revision())
+            note = "what was before is out"
+            paths = {p for p, order in standing.items() if order.revision == plan.revision}
+        changed = {p: o for p, o in wanted.items() if p in paths and standing.get(p) != o}
         if changed:
             repository.order_all(changed)
-        self._supply(repository, rollout.name, [order.choice for order in orders.values()])
-        note = f"ring {ring} is out" if isinstance(action, Open) else "what was before is out"
-        return self._change(rollout, lambda state: done(state, action, self._wall()), note)
+        self._supply(repository, rollout.name, [order.choice for order in wanted.values()])
+        now = self._wall()
+        return self._rollouts.change(rollout.name, lambda s: done(s, action, now), now, note)
 
     def _supply(self, repository: Repository, name: str, choices: Sequence[Choice]) -> None:
-        """Put bundles and metadata on the broker, and read them back."""
+        """Put bundles and metadata on the broker, and read them back.
+
+        Done again after every reconnect, and by a controller that takes over: a broker may forget.
+        """
 
         def progress(*_: int) -> None:
             self._hold(name)  # it may take longer than the lease lasts
@@ -225,9 +246,7 @@ class Controller:
         blobs = repository.blobs(choices) | trust.blobs
         seed(self._session, self._topics, blobs, answer_s=self._answer_s, progress=progress)
         put_index(self._session, self._topics, trust.index, self._answer_s)
-
-    def _change(self, rollout: Rollout, rule: Callable[[State], State], note: str) -> Rollout:
-        return self._rollouts.change(rollout.name, rule, self._wall(), note)
+        self._supplied.add(name)
 
 
 def _note(rollout: Rollout, state: State) -> str:

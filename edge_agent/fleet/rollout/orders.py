@@ -51,8 +51,8 @@ def orders_back(plan: Plan, ring: int, revision: int) -> dict[str, Order]:
     return orders
 
 
-def newer(current: Mapping[str, Order], plan: Plan, ring: int) -> str:
-    """The first path on which somebody has ordered something since; empty for none."""
-    paths = orders_out(plan, ring)
-    found = (p for p in paths if p in current and current[p].revision > plan.revision)
+def newer(standing: Mapping[str, Order], plan: Plan) -> str:
+    """The first path of any ring on which somebody has ordered something since; empty for none."""
+    paths = orders_out(plan, len(plan.rings))
+    found = (p for p in paths if p in standing and standing[p].revision > plan.revision)
     return next(found, "")
