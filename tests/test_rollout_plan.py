@@ -149,6 +149,12 @@ def test_failures_of_a_ring_that_is_not_out_yet_do_not_open_it():
     assert step(PLAN, state, found, T0)[1] == Return()
 
 
+def test_before_the_first_ring_is_out_nothing_can_have_failed():
+    impossible = (Counts(failed=9), Counts(failed=9), Counts(failed=9))
+    assert step(PLAN, State(), impossible, T0)[1] == Open(1)
+    assert step(PLAN, State(ring=1), impossible, T0)[1] == Open(1)
+
+
 def test_devices_that_are_offline_are_not_waited_for():
     found = rings(Counts(committed=1, away=99))
     assert step(PLAN, opened(), found, T0 + WINDOW_S)[1] == Open(2)

@@ -170,7 +170,7 @@ def rollout(  # one for each option
     begun = rollouts.begin(plan, time.time())
     click.echo(f"{begun.name} goes back to {plan.base.version} if it must", err=True)
     if not detach:
-        _lead(rollouts, begun.name, repo, broker, connect_s=connect_s)
+        _lead(rollouts, begun.name, repo, broker, connect_s=connect_s, as_json=as_json)
     _end(rollouts, begun.name, as_json=as_json, left=0 if detach else EXIT_OPEN)
 
 
@@ -340,6 +340,7 @@ def _lead(
     *,
     connect_s: float,
     once: bool = False,
+    as_json: bool = False,
 ) -> None:
     """Lead one or all until the end, or a signal."""
     from edge_agent.fleet.rollout.controller import Controller
@@ -348,7 +349,8 @@ def _lead(
     from edge_agent.fleet.trust.approving import open_repository
 
     folder, stop = open_repository(repo).folder, _stop_on_signals()
-    with open_session(broker) as session, Shown(live=only is not None) as shown:
+    live = only is not None and not as_json
+    with open_session(broker) as session, Shown(live=live, err=as_json) as shown:
         Controller(
             session,
             Topics(broker.prefix),

@@ -259,7 +259,7 @@ def waits_for(plan: Plan, state: State, counts: Sequence[Counts]) -> str:
 
 def _too_many(plan: Plan, state: State, counts: Sequence[Counts], *, closed: bool) -> str:
     """Why there are too many failures; empty when there are not."""
-    last = state.ring - (state.out_t is None)  # the newest that devices may have heard of
+    last = state.ring if state.out_t is not None else max(0, state.ring - 1)  # that was out
     rings = [(f"ring {n}", c, closed or n < state.ring) for n, c in enumerate(counts[:last], 1)]
     for name, found, judged in [*rings, ("all rings", _total(counts[:last]), closed)]:
         of = found.answered if judged else found.asked
