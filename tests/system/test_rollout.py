@@ -18,6 +18,7 @@ pytest_plugins = ("postgres",)
 
 NAMES = [f"pi-{number}" for number in range(1, 11)]
 LONG_S = 90.0
+pytestmark = pytest.mark.timeout(300)  # programs that wait for windows and leases
 
 
 class Operator:
