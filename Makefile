@@ -7,7 +7,7 @@ EXTRAS ?= demo
 GROUPS := --group test --group lint $(if $(filter all,$(EXTRAS)),--group servers)
 BIN := .venv/bin
 
-.PHONY: help demo test lint bench bench-scale bench-peers bench-outbox bench-swap bench-push bench-convert conformance crash test-arm64 coverage-matrix clean broker
+.PHONY: help demo test lint bench bench-scale bench-peers bench-outbox bench-swap bench-push bench-convert conformance crash test-arm64 coverage-matrix clean broker postgres
 .DELETE_ON_ERROR:
 
 help:
@@ -106,3 +106,15 @@ broker:
 	$$SUDO apt-get update -qq && \
 	$$SUDO env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq mosquitto >/dev/null || \
 	echo "mosquitto could not be installed: going on with nats-server"
+
+# Where rollouts may be kept. The tests start a server of their own, and skip with a reason where
+# none is installed.
+postgres:
+	@command -v initdb >/dev/null && exit 0; ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 && exit 0; \
+	if [ "$$(id -u)" = 0 ]; then SUDO=; elif sudo -n true 2>/dev/null; then SUDO=sudo; else \
+	  echo "PostgreSQL is not installed and cannot be without root: going on without"; exit 0; fi; \
+	command -v apt-get >/dev/null || { echo "no apt-get: going on without PostgreSQL"; exit 0; }; \
+	echo "installing PostgreSQL"; \
+	$$SUDO apt-get update -qq && \
+	$$SUDO env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq postgresql >/dev/null || \
+	echo "PostgreSQL could not be installed: going on without"

@@ -16,6 +16,7 @@ from edge_agent.fleet.__main__ import cli as fleet_cli
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = sorted((ROOT / "device_configs").glob("*.yaml"))
+UNITS = sorted((ROOT / "device_configs").glob("*.service"))
 THREATS = ROOT / "device_configs" / "THREAT_MODEL.md"
 PAGES = [
     ROOT / "README.md",
@@ -75,6 +76,14 @@ def test_every_command_has_an_example_and_every_option_a_word(
 def test_every_command_stands_in_the_readme(typed: str, command: click.Command) -> None:
     assert command.name
     assert typed in (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)
+def test_every_service_unit_starts_a_command_that_exists(unit: Path) -> None:
+    started = re.findall(r"^ExecStart=/usr/local/bin/(.*)$", unit.read_text(), re.MULTILINE)
+    typed = [typed for typed, _ in COMMANDS]
+    assert started
+    assert all(any(line.startswith(word) for word in typed) for line in started)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -14,12 +14,19 @@ from bundles import make_bundle
 
 from edge_agent.config import BrokerConfig
 from edge_agent.contract.messages import PipelineStatus, Status, UpdateReport, encode
+from edge_agent.contract.release import Choice
 from edge_agent.contract.topics import Topics
 from edge_agent.fleet.__main__ import cli
 from edge_agent.fleet.publishing import EXIT_REFUSED
 from edge_agent.fleet.records import Row
+from edge_agent.fleet.rollout.database import open_database
+from edge_agent.fleet.rollout.devices import Member
+from edge_agent.fleet.rollout.plan import Part, Plan
+from edge_agent.fleet.rollout.plan import State as RolloutState
+from edge_agent.fleet.rollout.state import Rollouts
 from edge_agent.fleet.session import open_session
 from edge_agent.fleet.sinks import open_sink
+from edge_agent.fleet.verdicts import Verdict
 
 pytest_plugins = ("brokers",)
 
@@ -79,6 +86,16 @@ def test_every_command_shows_an_example_and_explains_every_option(command):
         (("status", "--device", "a b"), 2, "--device"),
         (("publish", __file__, "--to", "pi-1", "--unsigned"), 3, "not a bundle"),
         (("publish", __file__, "--to", "pi-1"), 2, "EDGE_FLEET_REPO"),
+        (("publish", __file__, "--to", "all", "--unsigned"), 2, "needs signed orders"),
+        (("publish", __file__, "--to", "a", "--start-within", "soon"), 2, "30m, 2h or 1d"),
+        (("rollout", __file__), 2, "EDGE_FLEET_REPO"),
+        (("rollout", __file__, "--rings", "1%,much"), 2, "'much' is no share"),
+        (("rollout", __file__, "--rings", "group:a b,100%"), 2, "group 'a b'"),
+        (("rollout", __file__, "--abort-over", "101%"), 2, "no share"),
+        (("rollout", __file__, "--window", "long"), 2, "no duration"),
+        (("rollouts", "status", "--repo", "/none"), 2, "edge-fleet init"),
+        (("rollouts", "pause"), 2, "EDGE_FLEET_REPO"),
+        (("rollouts", "status", "--state", "postgresql://127.0.0.1:1/x"), 6, "PostgreSQL: "),
         (("refresh", "--repo", "/none"), 2, "edge-fleet init"),
         (("publish", __file__, "--to", "pi 1"), 2, "device 'pi 1'"),
         (("publish", __file__), 2, "--to"),
@@ -167,6 +184,37 @@ def test_watch_draws_a_live_table_on_a_terminal_and_ends_in_order(mosquitto_brok
     drawn, code = on_a_terminal("watch", "--broker", mosquitto_broker.url, until="│ pi-1".encode())
     assert "motion 1.0.0" in drawn
     assert code == 0
+
+
+def test_rollouts_watch_draws_a_live_table_on_a_terminal(tmp_path):
+    where = tmp_path / "rollouts.db"
+    rollouts = Rollouts(open_database(str(where)))
+    plan = Plan(
+        model="motion",
+        to="all",
+        choice=Choice(sha256="b" * 64, version="1.1.0"),
+        base=Choice(sha256="a" * 64, version="1.0.0"),
+        revision=7,
+        salt="s",
+        rings=(Part(group="canary"), Part(share_ppm=1_000_000)),
+        abort_over_ppm=50_000,
+        window_s=3600.0,
+    )
+    begun = rollouts.begin(plan, time.time())
+    state = RolloutState(ring=1, out_t=time.time())
+    rollouts.save(begun, state, time.time(), "ring 1 is out")
+    rollouts.keep(begun.name, [Member(1, Verdict(device="pi-1", state="committed"))])
+    rollouts.close()
+    drawn, code = on_a_terminal("rollouts", "watch", "--state", str(where), until=b"group:canary")
+    assert "ring 1 of 2" in drawn
+    assert "of its window left" in drawn
+    assert code == 0
+    read = edge_fleet("rollouts", "status", "--state", where, "--json")
+    assert json.loads(read.stdout)[0]["counts"][0]["committed"] == 1
+    shown = edge_fleet("rollouts", "status", begun.name, "--state", where)
+    assert "ring 1 is out" in shown.stdout
+    unknown = edge_fleet("rollouts", "resume", "motion-9", "--state", where)
+    assert (unknown.returncode, "no rollout motion-9" in unknown.stderr) == (2, True)
 
 
 def test_publish_draws_its_progress_on_a_terminal(mosquitto_broker, tmp_path):

@@ -36,7 +36,7 @@ BLOBS = {TOPICS.blob(digest): data for digest, data in WHOLE.blobs.items()}
 class Operator:
     """Publishes ``BUNDLE``; ``when`` runs a function the first time that a text is told."""
 
-    def __init__(self, tmp_path, broker, *, to="pi-1", wait_s=0.0, connect_s=5.0):
+    def __init__(self, tmp_path, broker, *, to="pi-1", wait_s=0.0, connect_s=5.0, start_within_s=0):
         path = tmp_path / "motion.bundle"
         path.write_bytes(BUNDLE)
         self.broker = broker
@@ -50,6 +50,7 @@ class Operator:
             TOPICS,
             read_parcel(path),
             Target.parse(to),
+            start_within_s=start_within_s,
             wait_s=wait_s,
             connect_s=connect_s,
             answer_s=0.1,
@@ -363,3 +364,25 @@ def test_a_damaged_bundle_is_refused_before_anything_is_sent(tmp_path):
     path.write_bytes(BUNDLE[:-5000])
     with pytest.raises(BundleError):
         read_parcel(path)
+
+
+def test_all_are_the_devices_that_have_the_model(tmp_path):
+    broker = SimulatedBroker()
+    say(broker, status("pi-1", groups=("line",)))
+    say(broker, status("pi-2"))
+    say(broker, status("pi-3", model="sound"))
+    operator = Operator(tmp_path, broker, to="all", wait_s=20.0)
+
+    def answer():
+        for device in ("pi-1", "pi-2"):
+            say(broker, status(device, update("committed")))
+
+    operator.when("is out for all", answer)
+    report = operator.run()
+    assert (report.committed, report.refused, report.unanswered) == (2, 0, 0)
+
+
+def test_devices_are_told_within_which_time_to_begin(tmp_path):
+    broker = SimulatedBroker()
+    Operator(tmp_path, broker, start_within_s=600).run()
+    assert desired(broker).start_within_s == 600

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 
+import msgspec
 import pytest
 from fleets import DEVICE, SECRET, Fleet, ask
 from tuf.api.exceptions import RepositoryError
@@ -13,9 +14,10 @@ from tuf.api.metadata import Metadata
 from tuf.ngclient import Updater
 
 from edge_agent.contract.errors import ConfigError
-from edge_agent.contract.release import group_path
+from edge_agent.contract.release import Choice, Order, Ring, group_path
 from edge_agent.fleet.trust.keys import make_key, read_keys
 from edge_agent.fleet.trust.repository import Repository
+from edge_agent.fleet.trust.signed import ChangedError
 from edge_agent.update.trust.child import MADE, Piped, floor
 from edge_agent.update.trust.mark import read_mark
 
@@ -207,6 +209,49 @@ def test_a_damaged_mark_installs_nothing(fleet, trust):
     answer = ask(fleet, trust)
     assert not answer.ok
     assert "damaged" in answer.reason
+
+
+def test_an_order_for_all_reaches_a_device_of_no_group_and_the_newest_order_wins(fleet, trust):
+    release = fleet.approve(fleet.release())
+    everybody = fleet.order(release, group_path("all", "motion"))
+    assert ask(fleet, trust).desired["motion"].revision == everybody.revision
+    own = fleet.order(release)
+    assert ask(fleet, trust).desired["motion"].revision == own.revision
+
+
+def test_a_ring_of_all_leaves_the_devices_outside_alone(fleet, trust):
+    release = fleet.approve(fleet.release())
+    path = group_path("all", "motion")
+    nobody, everybody = Ring(salt="s", share_ppm=0), Ring(salt="s", share_ppm=1_000_000)
+    fleet.order(release, path, ring=nobody)
+    assert ask(fleet, trust).desired == {}
+    fleet.order(release, path, ring=everybody, start_within_s=600)
+    assert ask(fleet, trust).desired["motion"].start_within_s == 600
+
+
+def test_of_equal_revisions_that_of_the_own_group_comes_before_that_of_all(fleet, trust):
+    """As in a rollout whose first ring is a group, and whose second does not hold this device."""
+    release = fleet.approve(fleet.release())
+    choice = Choice(sha256=release.sha256, version="1.0.0")
+    order = Order(revision=7, model="motion", choice=choice)
+    outside = msgspec.structs.replace(order, ring=Ring(salt="s", share_ppm=0))
+    orders = {group_path("all", "motion"): outside, group_path("canary", "motion"): order}
+    fleet.repository.order_all(orders)
+    assert ask(fleet, trust, groups=("canary",)).desired["motion"].revision == 7
+    assert ask(fleet, trust).desired == {}
+
+
+def test_two_commands_at_once_do_not_overwrite_each_others_orders(fleet):
+    release = fleet.approve(fleet.release())
+    second = Repository(fleet.folder)
+    order = fleet.order(release)
+    before = fleet.files()
+    with pytest.raises(ChangedError, match="changed by another command"):
+        second.refresh()
+    assert fleet.files() == before
+    again = Repository(fleet.folder)
+    again.refresh()
+    assert list(again.orders().values()) == [order]
 
 
 def test_after_other_online_keys_the_numbers_may_begin_anew(fleet, trust):

@@ -10,6 +10,7 @@ path of the target                signed by                          ``custom``
 ``bundles/GROUP/SHA256``          ``group-GROUP``, offline           :class:`Approval`
 ``rollout/device/DEVICE/MODEL``   ``rollout``, online                :class:`Order`
 ``rollout/group/GROUP/MODEL``     ``rollout``, online                :class:`Order`
+``rollout/group/all/MODEL``       ``rollout``, online                :class:`Order`
 ================================  =================================  ===================
 
 So whoever holds the online keys can only choose among bundles that the offline keys have approved.
@@ -27,7 +28,8 @@ from edge_agent.contract.names import is_sha256, name_fault, version_fault
 
 RELEASE_SCHEMA: Final = 1
 SCOPE_ALL: Final = "all"
-"""The scope of bundles that every device may run; a group must not have this name."""
+"""The scope of bundles that every device may run, and the group to which every device belongs; no
+group that is configured may have this name."""
 
 ISSUED: Final = "edge-issued"
 """Signed field of the timestamp: when it was made, in whole seconds since 1970."""
@@ -121,8 +123,11 @@ class Ring(msgspec.Struct, frozen=True, kw_only=True):
 class Order(msgspec.Struct, frozen=True, kw_only=True):
     """Which bundle a model is to run. Of all that apply to a device, the highest revision wins.
 
+    Of equal ones, those of a rollout, the device's own comes first, then those of its groups.
+
     Attributes:
-        revision: rises with every order; milliseconds since 1970.
+        revision: rises with every order, but not with the rings of a rollout: a device that has
+            obeyed has nothing more to do; milliseconds since 1970.
         choice: for devices inside ``ring``, or for all where there is no ring.
         base: for devices outside ``ring``; None leaves them what they have.
         start_within_s: devices begin at a stable random moment within so many seconds.

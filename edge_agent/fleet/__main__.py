@@ -23,6 +23,7 @@ from edge_agent.contract.topics import Topics
 from edge_agent.fleet.access.provisioning import provision
 from edge_agent.fleet.options import broker_options
 from edge_agent.fleet.publishing import CONNECT, export, publish, rollback, serve
+from edge_agent.fleet.rollout.commands import rollout, rollouts
 from edge_agent.fleet.text import clean
 from edge_agent.fleet.trust.commands import approve, init, keys, refresh
 
@@ -42,7 +43,19 @@ def cli() -> None:
     logging.basicConfig(level=logging.WARNING, format="edge-fleet: %(message)s")
 
 
-for command in (init, keys, approve, publish, rollback, refresh, serve, export, provision):
+for command in (
+    init,
+    keys,
+    approve,
+    publish,
+    rollback,
+    rollout,
+    rollouts,
+    refresh,
+    serve,
+    export,
+    provision,
+):
     cli.add_command(command)
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Any, Final
 
 import click
@@ -16,6 +18,9 @@ BROKER_ENV: Final = "EDGE_FLEET_BROKER"
 PASSWORD_ENV: Final = "EDGE_FLEET_PASSWORD"  # noqa: S105  # the name of a variable, not a password
 
 _FILE = click.Path(exists=True, dir_okay=False)
+
+PPM: Final = 1_000_000
+_UNITS_S: Final = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 _OPTIONS: Final = (
     click.option(
@@ -47,6 +52,38 @@ _OPTIONS: Final = (
         help="MQTT version; auto tries 5 first.",
     ),
 )
+
+
+def duration(text: str) -> float:
+    """Read seconds, written as ``90``, ``90s``, ``30m``, ``2h`` or ``1d``."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text.strip())
+    if found is None:
+        raise click.BadParameter(f"{text!r} is no duration: write 90s, 30m, 2h or 1d")
+    return float(found[1]) * _UNITS_S[found[2]]
+
+
+def share_ppm(text: str) -> int:
+    """Read a share in millionths, written as ``5%`` or ``0.5%``."""
+    found = re.fullmatch(r"(\d{1,3}(?:\.\d{1,4})?)%", text.strip())
+    ppm = int(Decimal(found[1]) * 10_000) if found else -1
+    if not 0 <= ppm <= PPM:
+        raise click.BadParameter(f"{text!r} is no share: write 5% or 0.5%")
+    return ppm
+
+
+def start_within_option(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command ``start_within_s``, in whole seconds."""
+    option: Callable[..., Callable[..., None]] = click.option(
+        "--start-within",
+        "start_within_s",
+        type=duration,
+        metavar="TIME",
+        default="0s",
+        show_default=True,
+        callback=lambda _ctx, _param, value: round(value),
+        help="Devices begin at a stable random moment within this time, to spare the network.",
+    )
+    return option(command)
 
 
 def broker_options(command: Callable[..., None]) -> Callable[..., None]:

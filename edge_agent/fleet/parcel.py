@@ -11,7 +11,7 @@ from edge_agent.contract.chunks import Cut, cut, cut_blobs
 from edge_agent.contract.errors import ConfigError
 from edge_agent.contract.messages import Desired, Status
 from edge_agent.contract.names import name_fault
-from edge_agent.contract.release import Approval, device_path, group_path
+from edge_agent.contract.release import SCOPE_ALL, Approval, device_path, group_path
 from edge_agent.contract.requests import IndexEntry, TrustIndex
 from edge_agent.contract.topics import Topics
 from edge_agent.fleet.trust.release import make_release
@@ -21,27 +21,29 @@ Blobs = dict[str, bytes]  # by digest
 
 
 class Target(msgspec.Struct, frozen=True):
-    """Whom a bundle is for: one device, or every device of a group."""
+    """Whom a bundle is for: one device, or every device of a group, or of the whole fleet."""
 
     name: str
     group: bool
 
     @classmethod
     def parse(cls, text: str) -> Target:
-        """Read ``DEVICE`` or ``group:NAME``; neither name can hold a colon.
+        """Read ``DEVICE``, ``group:NAME`` or ``all``; no name can hold a colon.
 
         Raises:
             ConfigError: not such a name.
         """
         name = text.removeprefix(_GROUP_MARK)
-        group = name != text
+        group = name != text or name == SCOPE_ALL
         if fault := name_fault("group" if group else "device", name):
             raise ConfigError(fault)
         return cls(name, group)
 
     def addresses(self, status: Status) -> bool:
         """Whether the device with this status is meant."""
-        return self.name in status.groups if self.group else self.name == status.device
+        if self.group:
+            return self.name == SCOPE_ALL or self.name in status.groups
+        return self.name == status.device
 
     def topic(self, topics: Topics, model: str) -> str:
         """Where the desired state goes."""
@@ -54,7 +56,8 @@ class Target(msgspec.Struct, frozen=True):
         return (group_path if self.group else device_path)(self.name, model)
 
     def __str__(self) -> str:
-        return f"{_GROUP_MARK}{self.name}" if self.group else self.name
+        marked = self.group and self.name != SCOPE_ALL
+        return f"{_GROUP_MARK}{self.name}" if marked else self.name
 
 
 class Parcel(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,7 +80,7 @@ class Parcel(msgspec.Struct, frozen=True, kw_only=True):
         """Every blob of every payload, by digest, in the order in which they are put out."""
         return {digest: data for pieces in self.cuts for digest, data in pieces.blobs.items()}
 
-    def desired(self, revision: int) -> Desired:
+    def desired(self, revision: int, start_within_s: int = 0) -> Desired:
         """The desired state that asks for it."""
         return Desired(
             revision=revision,
@@ -86,6 +89,7 @@ class Parcel(msgspec.Struct, frozen=True, kw_only=True):
             sha256=self.sha256,
             bytes=self.bytes,
             payloads=tuple(pieces.payload for pieces in self.cuts),
+            start_within_s=start_within_s,
         )
 
 

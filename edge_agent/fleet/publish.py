@@ -14,6 +14,7 @@ import msgspec
 
 from edge_agent.contract.errors import LinkError
 from edge_agent.contract.messages import Desired, Status, decode, encode
+from edge_agent.contract.release import SCOPE_ALL
 from edge_agent.contract.topics import Topics
 from edge_agent.fleet.devices import read_status, read_statuses
 from edge_agent.fleet.parcel import Parcel, Target, TrustFiles
@@ -64,6 +65,7 @@ class Publisher:
         target: for whom.
         trust: the signed metadata that order it; None for devices that run unsigned.
         revision: of that order; unsigned, one above all that the broker knows.
+        start_within_s: devices begin at a stable random moment within so many seconds.
         wait_s: how long to wait for verdicts once the desired state is out; 0 does not wait.
         connect_s: how long the broker may be away.
         answer_s: how long the broker may take to answer for retained messages.
@@ -82,6 +84,7 @@ class Publisher:
         *,
         trust: TrustFiles | None = None,
         revision: int | None = None,
+        start_within_s: int = 0,
         wait_s: float,
         connect_s: float,
         tell: Callable[[str], None],
@@ -96,6 +99,7 @@ class Publisher:
         self._target = target
         self._trust = trust
         self._revision = revision
+        self._start_within_s = start_within_s
         self._wait_s = wait_s
         self._connect_s = connect_s
         self._answer_s = answer_s
@@ -174,7 +178,7 @@ class Publisher:
     def _make_desired(self) -> Desired:
         """Unsigned, above every revision that the broker knows: the highest one wins."""
         if self._revision is not None:
-            return self._parcel.desired(self._revision)
+            return self._parcel.desired(self._revision, self._start_within_s)
         model = self._parcel.model
         filters = [
             self._topics.desired_for_device("+", model),
@@ -182,7 +186,8 @@ class Publisher:
         ]
         answers = self._session.ask_all(filters, self._answer_s)
         highest = max((_revision(payload) for payload in answers.values()), default=0)
-        return self._parcel.desired(max(int(self._wall() * 1000), highest + 1))
+        revision = max(int(self._wall() * 1000), highest + 1)
+        return self._parcel.desired(revision, self._start_within_s)
 
     # --- the devices' side -----------------------------------------------------------------------
 
@@ -241,12 +246,13 @@ class Publisher:
                 self._verdicts.note(row.device, report)
 
     def _consider(self, status: Status) -> None:
-        if not self._target.addresses(status):
+        models = {pipeline.model for pipeline in status.pipelines}
+        other = self._target.name == SCOPE_ALL and self._parcel.model not in models
+        if other or not self._target.addresses(status):
             return
         self._verdicts.expect(status.device, online=status.online)
         for report in status.updates:
             self._verdicts.note(status.device, report)
-        models = {pipeline.model for pipeline in status.pipelines}
         if models and self._parcel.model not in models:
             reason = f"it has no pipeline for model {self._parcel.model!r}"
             self._verdicts.refuse(status.device, reason)

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Final, TypedDict, Unpack
 import click
 
 from edge_agent.config import BrokerConfig
+from edge_agent.contract.errors import ConfigError
 from edge_agent.contract.messages import encode
 from edge_agent.contract.release import SCOPE_ALL
 from edge_agent.contract.topics import Topics
-from edge_agent.fleet.options import broker_options
+from edge_agent.fleet.options import broker_options, start_within_option
 from edge_agent.fleet.trust.options import (
     FILE,
     FOLDER,
@@ -58,9 +59,10 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print the outcome 
 
 @click.command()
 @click.argument("bundle", type=FILE)
-@click.option("--to", "target", required=True, metavar="DEVICE|group:NAME", help="For whom.")
+@click.option("--to", "target", required=True, metavar="DEVICE|group:NAME|all", help="For whom.")
 @click.option("--yes", is_flag=True, help="Approve without asking, where --keys allow it.")
 @click.option("--unsigned", is_flag=True, help="For devices in development that run unsigned.")
+@start_within_option
 @repo_option
 @keys_option
 @passphrase_option
@@ -74,6 +76,7 @@ def publish(
     *,
     yes: bool,
     unsigned: bool,
+    start_within_s: int,
     repo: Path | None,
     keys: Path | None,
     passphrase: Secret,
@@ -82,7 +85,7 @@ def publish(
     connect_s: float,
     broker: BrokerConfig,
 ) -> None:
-    """Order a device, or every device of a group, to run a bundle, and put it on the broker.
+    """Order a device, a group of devices or all to run a bundle, and put it on the broker.
 
     The bundle must be approved; with --keys this is done on the way. Everything is read back from
     the broker before it counts as published. Ends with 0 when the devices have committed it or
@@ -92,12 +95,12 @@ def publish(
 
     Example: edge-fleet publish motion-1.1.0.bundle --to group:line-2 --wait 0 --repo fleet
     """
-    from edge_agent.contract.bundle import read_bundle
     from edge_agent.fleet.parcel import Target, read_parcel
-    from edge_agent.fleet.trust.approving import approve_bundle, open_repository
-    from edge_agent.fleet.trust.repository import role_of
+    from edge_agent.fleet.trust.approving import approved_digest, open_repository
 
     whom = Target.parse(target)
+    if unsigned and whom.name == SCOPE_ALL:
+        raise ConfigError("--to all needs signed orders: name a group, or a device")
     if unsigned:
         _send(
             read_parcel(bundle),
@@ -106,12 +109,11 @@ def publish(
             wait_s=wait_s,
             connect_s=connect_s,
             as_json=as_json,
+            start_within_s=start_within_s,
         )
         return
-    repository, digest = open_repository(repo), read_bundle(bundle).digest
-    if keys is not None and digest not in repository.bundles_of(read_bundle(bundle).manifest.name):
-        scope = whom.name if whom.group and role_of(whom.name) in repository.roles else SCOPE_ALL
-        approve_bundle(repository, bundle, scope, keys, passphrase, yes=yes)
+    repository = open_repository(repo)
+    digest = approved_digest(repository, bundle, whom, keys, passphrase, yes=yes)
     _order(
         repository,
         digest,
@@ -120,13 +122,15 @@ def publish(
         wait_s=wait_s,
         connect_s=connect_s,
         as_json=as_json,
+        start_within_s=start_within_s,
     )
 
 
 @click.command()
 @click.argument("model")
-@click.option("--to", "target", required=True, metavar="DEVICE|group:NAME", help="For whom.")
+@click.option("--to", "target", required=True, metavar="DEVICE|group:NAME|all", help="For whom.")
 @click.option("--version", "version", help="Which one; by default the one before.")
+@start_within_option
 @repo_option
 @_wait
 @_json
@@ -137,6 +141,7 @@ def rollback(
     target: str,
     *,
     version: str | None,
+    start_within_s: int,
     repo: Path | None,
     wait_s: float,
     as_json: bool,
@@ -160,6 +165,7 @@ def rollback(
         wait_s=wait_s,
         connect_s=connect_s,
         as_json=as_json,
+        start_within_s=start_within_s,
     )
 
 
@@ -228,6 +234,7 @@ class _How(TypedDict):
     wait_s: float
     connect_s: float
     as_json: bool
+    start_within_s: int
 
 
 def _order(
@@ -244,7 +251,12 @@ def _order(
     scope, parcel = ordered_parcel(repository, digest, whom)
     revision = repository.next_revision()
     choice = Choice(sha256=digest, version=parcel.version, scope=scope)
-    order = Order(revision=revision, model=parcel.model, choice=choice)
+    order = Order(
+        revision=revision,
+        model=parcel.model,
+        choice=choice,
+        start_within_s=how["start_within_s"],
+    )
     repository.order(whom.path(parcel.model), order)
     trust = trust_files(repository.files())
     _send(parcel, whom, trust, revision, **how)
@@ -271,6 +283,7 @@ def _send(
             whom,
             trust=trust,
             revision=revision,
+            start_within_s=how["start_within_s"],
             wait_s=how["wait_s"],
             connect_s=how["connect_s"],
             tell=meter.tell,

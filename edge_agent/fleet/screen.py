@@ -138,6 +138,37 @@ class Screen:
         return Group(_table(STATUS_HEADER, status_rows(statuses)), Text("\n".join(below)))
 
 
+class Board:
+    """One table that is drawn again and again in its place; a context manager. Needs rich."""
+
+    def __init__(self) -> None:
+        from rich.live import Live  # noqa: PLC0415  # an extra: only where it is drawn
+
+        self._live = Live(auto_refresh=False)
+
+    def __enter__(self) -> Self:
+        self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._live.stop()
+
+    def draw(
+        self, above: str, header: Sequence[str], rows: Iterable[Sequence[str]], below: Sequence[str]
+    ) -> None:
+        """Replace what is shown: a line, the table, and lines."""
+        from rich.console import Group  # noqa: PLC0415  # an extra: only where it is drawn
+        from rich.text import Text  # noqa: PLC0415
+
+        parts = (Text(above), _table(header, rows), Text("\n".join(below)))
+        self._live.update(Group(*parts), refresh=True)
+
+
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
     from rich.table import Table  # noqa: PLC0415  # an extra: only where it is drawn
     from rich.text import Text  # noqa: PLC0415

@@ -42,6 +42,24 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
     online: bool | None = None
 
+    def heard(self, report: UpdateReport, revision: int) -> Verdict:
+        """The verdict after a report, about the desired state with this revision.
+
+        Older revisions say nothing about it; states never go back, and final ones stay.
+        """
+        if report.revision > revision:
+            reason = f"it follows {report.version}, which somebody published since"
+            return self.advanced("superseded", reason)
+        if report.revision == revision:
+            return self.advanced(report.state, report.reason)
+        return self
+
+    def advanced(self, state: State, reason: str) -> Verdict:
+        """The verdict with this state, unless that would be a step back."""
+        if _ORDER.index(state) < _ORDER.index(self.state) or self.state in _FINAL:
+            return self
+        return msgspec.structs.replace(self, state=state, reason=reason)
+
 
 class Verdicts:
     """Collects reports, in whatever order statuses and records bring them.
@@ -70,15 +88,11 @@ class Verdicts:
         """Take one report in; states never go back, since statuses may lag behind records."""
         if device not in self._verdicts or report.model != self._model:
             return
-        if report.revision > self.revision:
-            reason = f"it follows {report.version}, which somebody published since"
-            self._advance(device, "superseded", reason)
-        elif report.revision == self.revision:
-            self._advance(device, report.state, report.reason)
+        self._put(self._verdicts[device].heard(report, self.revision))
 
     def refuse(self, device: str, reason: str) -> None:
         """The device will not take it, as can be seen from its status."""
-        self._advance(device, "refused", reason)
+        self._put(self._verdicts[device].advanced("refused", reason))
 
     def all(self) -> tuple[Verdict, ...]:
         """Every addressed device that is known, by name."""
@@ -95,10 +109,8 @@ class Verdicts:
         waiting = (v.state == "fetching" and v.reason for v in self._verdicts.values())
         return any(waiting)
 
-    def _advance(self, device: str, state: State, reason: str) -> None:
-        before = self._verdicts[device]
-        backwards = _ORDER.index(state) < _ORDER.index(before.state)
-        if backwards or before.state in _FINAL or (state, reason) == (before.state, before.reason):
-            return
-        self._verdicts[device] = msgspec.structs.replace(before, state=state, reason=reason)
-        self._tell(f"{device}: {state}{': ' if reason else ''}{reason}")
+    def _put(self, verdict: Verdict) -> None:
+        if verdict != self._verdicts[verdict.device]:
+            self._verdicts[verdict.device] = verdict
+            reason = f": {verdict.reason}" if verdict.reason else ""
+            self._tell(f"{verdict.device}: {verdict.state}{reason}")

@@ -10,7 +10,7 @@ import click
 from edge_agent.config import BrokerConfig
 from edge_agent.contract.bundle import read_bundle
 from edge_agent.contract.errors import ConfigError
-from edge_agent.contract.release import SCOPE_ALL
+from edge_agent.contract.release import SCOPE_ALL, Approval
 from edge_agent.contract.topics import Topics
 from edge_agent.fleet.parcel import Parcel, Target, approved_parcel, trust_files
 from edge_agent.fleet.seed import put_index, seed
@@ -78,8 +78,26 @@ def publish_trust(repository: Repository, broker: BrokerConfig) -> None:
         put_index(session, topics, trust.index, _ANSWER_S)
 
 
-def ordered_parcel(repository: Repository, sha256: str, target: Target) -> tuple[str, Parcel]:
-    """The scope and the parcel of a bundle that is approved for a target.
+def approved_digest(
+    repository: Repository,
+    bundle: Path,
+    target: Target,
+    keys: Path | None,
+    passphrase: Secret,
+    *,
+    yes: bool,
+) -> str:
+    """The digest of a bundle file, which is approved on the way where ``keys`` are given."""
+    read = read_bundle(bundle)
+    if keys is not None and read.digest not in repository.bundles_of(read.manifest.name):
+        own = target.group and role_of(target.name) in repository.roles
+        scope = target.name if own else SCOPE_ALL
+        approve_bundle(repository, bundle, scope, keys, passphrase, yes=yes)
+    return read.digest
+
+
+def find_approval(repository: Repository, sha256: str, target: Target) -> tuple[str, Approval, int]:
+    """The scope, the approval and the size of a bundle that is approved for a target.
 
     Raises:
         ConfigError: it is not approved.
@@ -89,9 +107,18 @@ def ordered_parcel(repository: Repository, sha256: str, target: Target) -> tuple
     if found is None:
         raise ConfigError(
             f"{sha256[:12]}… is not approved for {target}: run edge-fleet approve BUNDLE with the "
-            "offline key, or give publish its folder by --keys"
+            "offline key, or give its folder by --keys"
         )
-    scope, approval, size = found
+    return found
+
+
+def ordered_parcel(repository: Repository, sha256: str, target: Target) -> tuple[str, Parcel]:
+    """The scope and the parcel of a bundle that is approved for a target.
+
+    Raises:
+        ConfigError: it is not approved.
+    """
+    scope, approval, size = find_approval(repository, sha256, target)
     files = {payload.sha256: repository.payload(payload.sha256) for payload in approval.payloads}
     return scope, approved_parcel(sha256, size, approval, files)
 

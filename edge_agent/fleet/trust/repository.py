@@ -22,7 +22,7 @@ nothing; they bound for how long a thief of the network can hide that there is s
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -42,7 +42,7 @@ from edge_agent.contract.bundle import write_bundle
 from edge_agent.contract.chunks import cut
 from edge_agent.contract.errors import BundleError, ConfigError
 from edge_agent.contract.names import name_fault
-from edge_agent.contract.release import SCOPE_ALL, Approval, Order, bundle_path
+from edge_agent.contract.release import SCOPE_ALL, Approval, Choice, Order, bundle_path
 from edge_agent.fleet.trust.keys import free_path, make_key, read_keys
 from edge_agent.fleet.trust.release import Release
 from edge_agent.fleet.trust.signed import (
@@ -108,6 +108,7 @@ class Repository(Signed):
         self = cls.__new__(cls)
         self.folder, self._trust, self._now = folder, folder / "trust", now
         self._trust.mkdir(parents=True)
+        self._stamp = b""
         self.root = Metadata(root)
         targets = Targets(expires=in_days(now, DAYS["targets"]))
         targets.delegations = Delegations({}, {})
@@ -188,9 +189,14 @@ class Repository(Signed):
             path: of the target, see :mod:`edge_agent.contract.release`.
             order: what; its choices must be approved, or devices refuse it.
         """
+        self.order_all({path: order})
+
+    def order_all(self, orders: Mapping[str, Order]) -> None:
+        """The same for several orders, by path: all of them or none."""
         targets = self.roles[ROLLOUT].signed.targets
-        custom = msgspec.to_builtins(order)
-        targets[path] = TargetFile(0, {"sha256": _EMPTY}, path, {"custom": custom})
+        for path, order in orders.items():
+            custom = msgspec.to_builtins(order)
+            targets[path] = TargetFile(0, {"sha256": _EMPTY}, path, {"custom": custom})
         self._commit({ROLLOUT: self._online(ROLLOUT)})
 
     def orders(self) -> dict[str, Order]:
@@ -276,17 +282,20 @@ class Repository(Signed):
             return self.payload(rest)
         return self.blobs().get(rest) if kind == "blob" else None
 
-    def blobs(self) -> dict[str, bytes]:
-        """Every blob of every bundle that is ordered, by digest."""
-        cuts = (cut(self.payload(digest)) for digest in sorted(self.payloads))
+    def blobs(self, choices: Iterable[Choice] | None = None) -> dict[str, bytes]:
+        """Every blob of these bundles, by digest; by default of every bundle that is ordered."""
+        digests = self.payloads if choices is None else self._payloads(choices)
+        cuts = (cut(self.payload(digest)) for digest in sorted(digests))
         return {digest: data for pieces in cuts for digest, data in pieces.blobs.items()}
 
     @property
     def payloads(self) -> set[str]:
         """Digests of the payloads of every bundle that is ordered."""
         orders = self.orders().values()
-        choices = {c for order in orders for c in (order.choice, order.base) if c is not None}
-        found = (self.approval(choice.sha256, [choice.scope]) for choice in choices)
+        return self._payloads(c for o in orders for c in (o.choice, o.base) if c is not None)
+
+    def _payloads(self, choices: Iterable[Choice]) -> set[str]:
+        found = (self.approval(choice.sha256, [choice.scope]) for choice in set(choices))
         return {payload.sha256 for f in found if f for payload in f[1].payloads}
 
     def payload(self, digest: str) -> bytes:

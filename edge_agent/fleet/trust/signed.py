@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -35,6 +37,10 @@ DAYS: Final = {"root": 365, "targets": 365, "snapshot": 14, "timestamp": 14, ROL
 Now = Callable[[], float]
 
 
+class ChangedError(ConfigError):
+    """Another command has changed the repository since it was read: read it again."""
+
+
 class Signed:
     """The metadata of one fleet. Used by one thread.
 
@@ -51,6 +57,7 @@ class Signed:
         self._trust, self._now = folder / "trust", now
         if not (self._trust / "timestamp.json").exists():
             raise ConfigError(f"{folder} is no repository: make one with edge-fleet init")
+        self._stamp = self._current()
         self.timestamp: Metadata[Timestamp] = self._read("timestamp.json")
         snapshot = self.timestamp.signed.snapshot_meta.version
         self.snapshot: Metadata[Snapshot] = self._read(f"{snapshot}.snapshot.json")
@@ -80,7 +87,22 @@ class Signed:
         keys: Path | None = None,
         passphrase: bytes | None = None,
     ) -> None:
-        """Sign these roles anew, then snapshot and timestamp, each file written whole."""
+        """Sign these roles anew, then snapshot and timestamp, each file written whole.
+
+        Raises:
+            ChangedError: another command came in between; nothing is written.
+        """
+        with self._alone():
+            self._write(signed_by, bump=bump, keys=keys, passphrase=passphrase)
+
+    def _write(
+        self,
+        signed_by: dict[str, Sequence[CryptoSigner]],
+        *,
+        bump: bool,
+        keys: Path | None,
+        passphrase: bytes | None,
+    ) -> None:
         names = self.roles if not bump else signed_by
         for name in names:
             role = self.roles[name]
@@ -99,6 +121,21 @@ class Signed:
         timestamp.unrecognized_fields[ISSUED] = int(self._now())
         self._renew(self.timestamp, bump=bump, days=DAYS["timestamp"])
         self._sign(self.timestamp, online, "timestamp.json")
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """One command at a time writes, and only on top of what it has read."""
+        with (self.folder / ".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if self._current() != self._stamp:
+                raise ChangedError(f"{self.folder} was changed by another command: try again")
+            yield
+            self._stamp = self._current()
+
+    def _current(self) -> bytes:
+        """The timestamp on disk, which every change replaces; empty before the first."""
+        timestamp = self._trust / "timestamp.json"
+        return timestamp.read_bytes() if timestamp.exists() else b""
 
     def _renew(self, role: Metadata[Any], *, bump: bool, days: int) -> None:
         role.signed.version += bump

@@ -46,7 +46,8 @@ def resolve(find: Find, *, device: str, groups: Sequence[str], model: str) -> De
     Raises:
         BundleError: what is ordered is not approved for this device, or contradicts itself.
     """
-    paths = [device_path(device, model), *(group_path(group, model) for group in groups)]
+    paths = [device_path(device, model)]
+    paths += [group_path(group, model) for group in (*groups, SCOPE_ALL)]
     orders = [_order(path, target, model) for path in paths if (target := find(path))]
     if not orders:
         return None
