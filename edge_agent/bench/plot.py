@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import string
 from collections.abc import Sequence
 from typing import Final
 
@@ -9,8 +10,9 @@ from edge_agent.bench.svg import COLOURS, FAINT, GRID, INK, Drawing, Scale, scal
 from edge_agent.contract.bench import BenchResult, Run
 
 _WIDTH, _LEFT, _RIGHT = 760, 130, 110
-_TOP, _ROW, _BOTTOM = 78, 34, 44
+_TOP, _LINE, _ROW, _BOTTOM = 78, 18, 34, 44
 _BAR: Final = 14
+_LETTERS: Final = string.ascii_uppercase  # as the comparison calls them
 
 
 def plot(results: Sequence[BenchResult]) -> str:
@@ -19,35 +21,40 @@ def plot(results: Sequence[BenchResult]) -> str:
     A bar goes from p50 to p90 and a line on to p99.9, with a mark at p99; the circle is the
     longest. The axis is logarithmic.
     """
-    rows = [(result, run) for result in results for run in result.runs]
-    height = _TOP + _ROW * len(rows) + _BOTTOM
-    first = results[0]
-    title = f"{first.model} {first.version}: one inference"
-    drawing = Drawing(_WIDTH, height, f"{title}, microseconds, on {first.measured_on}")
+    top = _TOP + _LINE * (len(results) - 1)
+    runs = [(number, run) for number, result in enumerate(results) for run in result.runs]
+    bottom = top + _ROW * len(runs)
+    title = f"{results[0].model}: latency of one inference"
+    drawing = Drawing(_WIDTH, bottom + _BOTTOM, f"{title} in microseconds")
     drawing.text(16, 26, title, size=15, bold=True)
-    drawing.text(16, 46, f"{first.measured_on}; input {first.input.source}", fill=FAINT)
-    spans = [us for _, run in rows for us in (run.latency_us.p50, run.latency_us.max)]
+    marks = [f"{_LETTERS[number % 26]} " for number in range(len(results))]
+    if len(results) == 1:
+        marks = [""]
+    for number, (mark, result) in enumerate(zip(marks, results, strict=True)):
+        said = f"{mark}{result.version} on {result.measured_on}; input {result.input.source}"
+        drawing.text(16, 46 + _LINE * number, said, fill=FAINT)
+    spans = [us for _, run in runs for us in (run.latency_us.p50, run.latency_us.max)]
     scale = scale_of(spans, _LEFT, _WIDTH - _RIGHT, log=True)
-    _axis(drawing, scale, height - _BOTTOM)
-    for number, (result, run) in enumerate(rows):
-        colour = COLOURS[list(results).index(result) % len(COLOURS)]
-        _row(drawing, scale, _TOP + _ROW * number + _ROW / 2, run, colour)
+    _axis(drawing, scale, top, bottom)
+    for row, (number, run) in enumerate(runs):
+        y, colour = top + _ROW * (row + 0.5), COLOURS[number % len(COLOURS)]
+        drawing.text(16, y + 4, marks[number] + run.name)
+        _row(drawing, scale, y, run, colour)
     return drawing.render()
 
 
-def _axis(drawing: Drawing, scale: Scale, bottom: float) -> None:
+def _axis(drawing: Drawing, scale: Scale, top: float, bottom: float) -> None:
     for value in scale.ticks():
         x = scale.at(value)
-        drawing.line(x, _TOP, x, bottom, stroke=GRID, wide=1)
+        drawing.line(x, top, x, bottom, stroke=GRID, wide=1)
         drawing.text(x, bottom + 16, short(value), anchor="middle", fill=FAINT)
     words = "µs (logarithmic): bar p50 to p90, mark p99, line to p99.9, circle longest"
     drawing.text(_LEFT, bottom + 34, words, fill=FAINT)
-    drawing.text(_WIDTH - 16, _TOP - 10, "p50 · p99", anchor="end", fill=FAINT)
+    drawing.text(_WIDTH - 16, top - 10, "p50 · p99", anchor="end", fill=FAINT)
 
 
 def _row(drawing: Drawing, scale: Scale, y: float, run: Run, colour: str) -> None:
     took = run.latency_us
-    drawing.text(16, y + 4, run.name)
     drawing.line(scale.at(took.p90), y, scale.at(took.p999), y, stroke=colour, wide=2)
     start, end = scale.at(took.p50), scale.at(took.p90)
     drawing.box(start, y - _BAR / 2, max(end - start, 2), _BAR, colour)
