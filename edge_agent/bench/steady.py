@@ -9,7 +9,7 @@ from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
 from time import perf_counter_ns
-from typing import Final
+from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,14 @@ _TINY: Final = (
     b"Z\x1d\n\x06window\x12\x13\n\x11\x08\x01\x12\r\n\x03\x12\x01N\n\x02\x08\x01\n\x02\x08\x01b\x18\n"
     b"\x05value\x12\x0f\n\r\x08\x01\x12\t\n\x03\x12\x01N\n\x02\x08\x01B\x04\n\x00\x10\x12"
 )
+
+
+class Runner(Protocol):
+    """What is observed: an :class:`~edge_agent.infer.Engine`, or what it is compared with."""
+
+    def run(self, window: F32, /) -> None:
+        """Run one window, float32 (length, channels)."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -54,7 +62,7 @@ class Seen:
 
 
 def observe(
-    make: Callable[[], Engine],
+    make: Callable[[], Runner],
     windows: F32,
     *,
     seconds: float,
@@ -98,7 +106,7 @@ def observe(
 
 
 def _run(
-    engine: Engine,
+    engine: Runner,
     windows: F32,
     durations: array[int],
     *,
