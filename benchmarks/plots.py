@@ -234,7 +234,7 @@ def tiny(figures: Figures) -> list[Panel]:
     for title, key, log in (
         ("p50 of one inference, µs (logarithmic)", "p50_us", True),
         ("p99, µs (logarithmic)", "p99_us", True),
-        ("Resident memory, MiB", "rss_mib", False),
+        ("Memory that the model adds, MiB", "rss_mib", False),
     ):
         rows = {
             model: {side: found[key] for side, found in sides.items() if isinstance(found, dict)}

@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 import pytest
 from bundles import GOLDEN_N, make_bundle
+from test_infer import SUM, SUM_MODEL
 
 from edge_agent.bench.compare import compare, format_comparison, read_result
 from edge_agent.bench.feed import feed_of
@@ -25,8 +26,14 @@ from edge_agent.bench.report import format_result
 from edge_agent.bench.svg import scale_of, short
 from edge_agent.config import BrokerConfig
 from edge_agent.contract.bench import BenchResult, Conditions
-from edge_agent.contract.bundle import parse_bundle
-from edge_agent.contract.errors import BundleError, ConfigError, LinkError, SourceError
+from edge_agent.contract.bundle import pack_bundle, parse_bundle
+from edge_agent.contract.errors import (
+    BundleError,
+    ConfigError,
+    InferenceError,
+    LinkError,
+    SourceError,
+)
 from edge_agent.contract.topics import CHUNK_BYTES, Topics
 from edge_agent.fleet.benches import BENCH_HEADER, bench_notes, bench_rows, read_benches
 from edge_agent.infer import CPU, providers
@@ -102,6 +109,38 @@ def test_text_and_json_say_everything(result) -> None:
     for word in ("CPU x1", "CPU x2", "p99.9", "onnxruntime", "governor", "Softmax", "offer"):
         assert word in text
     assert msgspec.json.decode(msgspec.json.encode(result), type=BenchResult) == result
+
+
+def test_a_model_that_carries_state_is_measured_too(tmp_path) -> None:
+    bundle = parse_bundle(make_bundle(task="regression"))
+    members = {
+        "model.onnx": SUM_MODEL,
+        "golden.npz": bundle.golden,
+        "reference.json": bundle.reference,
+        "report.json": bundle.report,
+    }
+    path = tmp_path / "sums.bundle"
+    manifest = msgspec.structs.replace(bundle.manifest, states=(SUM,))
+    path.write_bytes(pack_bundle(manifest, members))
+    found = bench(path, threads=(1,), seconds=0.2)
+    assert [run.name for run in found.runs] == ["CPU x1"]
+    assert found.operators
+    assert found.way is not None
+    assert found.way.latency_us["total"].n > 0
+
+
+def test_a_model_that_cannot_run_is_refused_with_what_it_said(tmp_path) -> None:
+    bundle = parse_bundle(make_bundle())
+    members = {
+        "model.onnx": b"not onnx",
+        "golden.npz": bundle.golden,
+        "reference.json": bundle.reference,
+        "report.json": bundle.report,
+    }
+    path = tmp_path / "broken.bundle"
+    path.write_bytes(pack_bundle(bundle.manifest, members))
+    with pytest.raises(InferenceError, match="the model cannot be loaded"):
+        bench(path, seconds=0.2)
 
 
 def test_threads_and_providers_that_do_not_exist_are_refused(bundle_file) -> None:

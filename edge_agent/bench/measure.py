@@ -92,7 +92,8 @@ def bench(
         rounds: dict[Config, list[Round]] = {config: [] for config in configs}
         for number in range(ROUNDS):
             for provider, n in configs:
-                progress(f"{provider} x{n}, round {number + 1} of {ROUNDS}")
+                short = provider.removesuffix("ExecutionProvider")
+                progress(f"{short} x{n} ({number + 1} of {ROUNDS})")
                 task = Task(
                     kind="steady", bundle=str(path), seconds=each_s, provider=provider, threads=n
                 )

@@ -84,7 +84,7 @@ def _starts(runs: tuple[Run, ...]) -> str:
 
 
 def _steady(runs: tuple[Run, ...]) -> str:
-    header = ("", "n", "p50", "p90", "p99", "p99.9", "max", "rounds", "per s", "MiB")
+    header = ("engine", "n", "p50", "p90", "p99", "p99.9", "max", "rounds", "per s", "MiB")
     rows = []
     for run in runs:
         took = run.latency_us
