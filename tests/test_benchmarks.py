@@ -8,12 +8,12 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from xml.etree import ElementTree as ET
 
 import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+from svgs import boxes_of, words_of
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -25,7 +25,6 @@ import tiny_models  # noqa: E402
 from charts import Panel, draw  # noqa: E402
 
 KEPT = sorted(plots.RESULTS.glob("*.json"))
-SVG = "{http://www.w3.org/2000/svg}"
 
 
 # --- under which commit --------------------------------------------------------------------------
@@ -78,12 +77,6 @@ def test_the_code_that_runs_here_is_this_checkouts() -> None:
 # --- plots ---------------------------------------------------------------------------------------
 
 
-def words_of(svg: str) -> list[str]:
-    root = ET.fromstring(svg)
-    assert root.tag == f"{SVG}svg"
-    return [item.text or "" for item in root.iter(f"{SVG}text")]
-
-
 @pytest.mark.parametrize("path", KEPT, ids=lambda path: path.stem)
 def test_what_is_kept_says_where_it_comes_from(path) -> None:
     kept = json.loads(path.read_text())
@@ -103,7 +96,7 @@ def test_every_plot_is_that_of_its_figures(path, tmp_path) -> None:
     words = " ".join(words_of(drawn))
     assert kept["commit"] in words
     assert kept["machine"]["cpu"] in words
-    assert drawn.count("<rect") > 2, "there are bars"
+    assert len(boxes_of(drawn)) > 2, "there are bars"
 
 
 def test_a_panel_has_a_bar_for_each_figure_and_its_goal() -> None:
@@ -111,8 +104,7 @@ def test_a_panel_has_a_bar_for_each_figure_and_its_goal() -> None:
     svg = draw("title", ["said <&>"], [Panel("panel", rows, goal=3.0)])
     words = words_of(svg)
     assert {"title", "said <&>", "panel", "a", "b", "ours", "theirs", "goal: 3"} <= set(words)
-    bars = [float(item.get("width", 0)) for item in ET.fromstring(svg).iter(f"{SVG}rect")]
-    background, legend, legend_2, first, second, third = bars
+    background, legend, legend_2, first, second, third = boxes_of(svg)
     assert (background, legend, legend_2) == (760, 10, 10)
     assert second == pytest.approx(4 * first, abs=0.5)
     assert third == pytest.approx(2 * first, abs=0.5)
@@ -120,8 +112,7 @@ def test_a_panel_has_a_bar_for_each_figure_and_its_goal() -> None:
 
 def test_logarithmic_bars_keep_within_the_axis() -> None:
     svg = draw("t", [], [Panel("p", {"a": {"": 0.0}, "b": {"": 5e6}}, log=True)])
-    bars = [float(item.get("width", 0)) for item in ET.fromstring(svg).iter(f"{SVG}rect")]
-    assert all(math.isfinite(width) and 0 < width <= 760 for width in bars)
+    assert all(math.isfinite(width) and 0 < width <= 760 for width in boxes_of(svg))
 
 
 def test_figures_that_are_not_there_are_left_out() -> None:

@@ -6,6 +6,7 @@ nothing that a library prints can stand in it, and the durations as ``took.npy``
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 from collections.abc import Callable
@@ -166,8 +167,10 @@ def _trace(task: Task, folder: Path) -> Traced:
 
 
 def _way(task: Task, folder: Path) -> Way:
-    model = Model.load(read_bundle(Path(task.bundle)))
-    return walk(model, _array(folder / _ROWS), seconds=task.seconds, windows_n=task.windows_n)
+    model, rows = Model.load(read_bundle(Path(task.bundle))), _array(folder / _ROWS)
+    gc.collect()
+    gc.freeze()  # as the agent does
+    return walk(model, rows, seconds=task.seconds, windows_n=task.windows_n)
 
 
 def _array(path: Path) -> F32:

@@ -31,6 +31,7 @@ from edge_agent.contract.bench import (
     Percentiles,
     Run,
     WarmUp,
+    Way,
 )
 from edge_agent.contract.bundle import read_bundle
 from edge_agent.contract.errors import ConfigError, InferenceError
@@ -86,30 +87,11 @@ def bench(
         progress("where the time goes")
         operators, usable, skipped = _trace(lab, path, wanted, _TRACE_SHARE * seconds)
         configs = [(name, n) for name in usable for n in (counts if name == CPU else [1])]
-        if len(configs) > RUNS_MAX:
-            raise ConfigError(f"{len(configs)} configurations are too many: {RUNS_MAX} at most")
-        each_s = (1 - _TRACE_SHARE - _WAY_SHARE) * seconds / (ROUNDS * len(configs))
-        rounds: dict[Config, list[Round]] = {config: [] for config in configs}
-        for number in range(ROUNDS):
-            for provider, n in configs:
-                short = provider.removesuffix("ExecutionProvider")
-                progress(f"{short} x{n} ({number + 1} of {ROUNDS})")
-                task = Task(
-                    kind="steady", bundle=str(path), seconds=each_s, provider=provider, threads=n
-                )
-                rounds[provider, n].append(lab.steady(task))
+        steady_s = (1 - _TRACE_SHARE - _WAY_SHARE) * seconds
+        runs = _in_turns(lab, path, configs, steady_s, progress)
         after = read_conditions()
-        runs = tuple(_summary(config, found) for config, found in rounds.items())
         progress("a reading's whole way")
-        way_s = _WAY_SHARE * seconds
-        way = lab.way(
-            Task(
-                kind="way",
-                bundle=str(path),
-                seconds=way_s,
-                windows_n=_way_windows(runs[0].latency_us.p50, way_s),
-            )
-        )
+        way = _whole_way(lab, path, runs[0].latency_us.p50, _WAY_SHARE * seconds)
     manifest = bundle.manifest
     return BenchResult(
         t=began,
@@ -124,7 +106,7 @@ def bench(
         machine=machine,
         before=before,
         after=after,
-        versions=versions(),
+        versions=_versions(),
         runs=runs,
         skipped=skipped,
         operators=operators,
@@ -133,7 +115,7 @@ def bench(
     )
 
 
-def versions() -> dict[str, str]:
+def _versions() -> dict[str, str]:
     """What figures depend on, of this process."""
     packages = {name: metadata.version(name) for name in _PACKAGES}
     return {"edge-agent": __version__, "python": platform.python_version(), **packages}
@@ -163,6 +145,36 @@ def _trace(
     return operators, usable, skipped
 
 
+def _in_turns(
+    lab: Laboratory,
+    path: Path,
+    configs: Sequence[Config],
+    seconds: float,
+    progress: Callable[[str], None],
+) -> tuple[Run, ...]:
+    """The steady state of every configuration, round after round."""
+    if len(configs) > RUNS_MAX:
+        raise ConfigError(f"{len(configs)} configurations are too many: {RUNS_MAX} at most")
+    each_s = seconds / (ROUNDS * len(configs))
+    rounds: dict[Config, list[Round]] = {config: [] for config in configs}
+    for number in range(ROUNDS):
+        for provider, n in configs:
+            short = provider.removesuffix("ExecutionProvider")
+            progress(f"{short} x{n} ({number + 1} of {ROUNDS})")
+            task = Task(
+                kind="steady", bundle=str(path), seconds=each_s, provider=provider, threads=n
+            )
+            rounds[provider, n].append(lab.steady(task))
+    return tuple(_summary(config, found) for config, found in rounds.items())
+
+
+def _whole_way(lab: Laboratory, path: Path, p50_us: float, seconds: float) -> Way:
+    """A reading's way, in chunks that are short enough for a slow model to keep to the time."""
+    fitting = int(_WAY_CHUNK_SHARE * seconds * 1e6 / max(p50_us, 1.0))
+    chunk_n = min(max(fitting, 1), _WAY_WINDOWS_N_MAX)
+    return lab.way(Task(kind="way", bundle=str(path), seconds=seconds, windows_n=chunk_n))
+
+
 def _providers(wanted: Sequence[str]) -> list[str]:
     """The CPU first: it is what the agent uses."""
     here = sorted(providers(), key=lambda name: (name != CPU, name))
@@ -186,12 +198,6 @@ def _threads(wanted: Sequence[int]) -> list[int]:
         return sorted(set(wanted))
     cores = len(usable_cores())
     return sorted({1 << power for power in range(cores.bit_length())} | {cores})
-
-
-def _way_windows(p50_us: float, seconds: float) -> int:
-    """How many windows to decide in one go, so that a slow model keeps to the time."""
-    fitting = _WAY_CHUNK_SHARE * seconds * 1e6 / max(p50_us, 1.0)
-    return int(min(max(fitting, 1), _WAY_WINDOWS_N_MAX))
 
 
 def _summary(config: Config, rounds: Sequence[Round]) -> Run:
