@@ -144,8 +144,7 @@ def measure(paths: list[Path], swaps: int) -> dict[str, Any]:
     time.sleep(1.0)
     gc.collect()
     gc.freeze()
-    lates: list[tuple[float, float]] = []
-    done, early = 0, 0
+    ratios, lates, done, early = [], [], 0, 0
     numbers = iter(range(swaps))
     try:
         phase(run, lambda: time.sleep(PAUSE_S))  # what the start has cost is not asked
@@ -153,6 +152,7 @@ def measure(paths: list[Path], swaps: int) -> dict[str, Any]:
             without = phase(run, lambda: time.sleep(PAUSE_S))[0]
             with_swaps, count = phase(run, lambda: swap_next(run, paths, next(numbers, None)))
             done += count
+            ratios.append(with_swaps / without)
             lates.append((without, with_swaps))
             early = early or (rss_bytes() if done >= swaps / 10 else 0)
             print(f"{done} swaps, p99.9 {without:.0f} us without, {with_swaps:.0f} with")
@@ -162,11 +162,11 @@ def measure(paths: list[Path], swaps: int) -> dict[str, Any]:
     return {
         "swaps": run.pipeline.meters.counters.swaps,
         "missed": run.missed,
-        "p999_ratio": round(statistics.median(b / a for a, b in lates), 2),
-        "p999_us_without": round(statistics.median(a for a, _ in lates), 1),
-        "p999_us_with": round(statistics.median(b for _, b in lates), 1),
+        "p999_ratio": round(statistics.median(ratios), 2),
         "rss_growth": round(rss_bytes() / early - 1, 4),
         "readings": run.pipeline.meters.counters.readings,
+        "p999_us_without": round(statistics.median(without for without, _ in lates), 1),
+        "p999_us_with": round(statistics.median(with_swaps for _, with_swaps in lates), 1),
     }
 
 
