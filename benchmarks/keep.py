@@ -17,11 +17,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Final
 
+from plots import PLOTS, RESULTS, draw_kept, write_page
+
 import edge_agent
 from edge_agent.bench.machine import read_machine
 
 ROOT: Final = Path(__file__).resolve().parent.parent
-RESULTS: Final = ROOT / "benchmarks" / "results"
 KEPT: Final = (":!benchmarks/results", ":!benchmarks/COVERAGE.md")
 PACKAGES: Final = (
     "onnxruntime",
@@ -67,10 +68,9 @@ def main() -> int:
 
 def draw(target: Path) -> None:
     """Draw what was kept, where there is a description of a plot."""
-    from plots import PLOTS, draw_kept  # noqa: PLC0415 (only after the run: it imports with it)
-
     if target.stem in PLOTS:
         print(f"drawn in {draw_kept(target).relative_to(ROOT)}", file=sys.stderr)
+        write_page(RESULTS)
 
 
 def origin() -> dict[str, object]:

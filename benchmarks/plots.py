@@ -1,4 +1,4 @@
-"""Draw the kept figures: ``results/NAME.svg`` beside every ``results/NAME.json``.
+"""Draw the kept figures: ``results/NAME.svg`` beside every ``results/NAME.json``, and their page.
 
 Usage: python benchmarks/plots.py [NAME ...]
 """
@@ -27,7 +27,28 @@ def main() -> int:
         elif sys.argv[1:]:
             print(f"{path} does not exist: measure first", file=sys.stderr)
             return 1
+    write_page(RESULTS)
     return 0
+
+
+def write_page(folder: Path) -> None:
+    """All drawings on one page, ``README.md`` in their folder."""
+    lines = [
+        "# Results",
+        "",
+        "Made by `make plots` and by every run; [how to repeat them](../README.md).",
+    ]
+    for name, (title, _) in PLOTS.items():
+        if (folder / f"{name}.svg").exists():
+            lines += [
+                "",
+                f"## {title}",
+                "",
+                f"[figures]({name}.json)",
+                "",
+                f"![{title}]({name}.svg)",
+            ]
+    (folder / "README.md").write_text("\n".join(lines) + "\n")
 
 
 def draw_kept(path: Path) -> Path:
@@ -93,6 +114,16 @@ def hot_path(figures: Figures) -> list[Panel]:
             "p99 while draining to p99 with nothing to send",
             columns(figures, {"p99_ratio_busy": ""}),
             goal=1.6,
+        ),
+        Panel(
+            "Resident memory with one small model, MiB",
+            single(figures, {"rss_mib": "after 10,000 readings"}),
+            goal=72,
+        ),
+        Panel(
+            "From the start to the first decision, s",
+            single(figures, {"first_decision_s": "first decision"}),
+            goal=0.4,
         ),
     ]
 

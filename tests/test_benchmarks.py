@@ -99,6 +99,16 @@ def test_every_plot_is_that_of_its_figures(path, tmp_path) -> None:
     assert len(boxes_of(drawn)) > 2, "there are bars"
 
 
+def test_the_page_of_results_shows_every_plot(tmp_path) -> None:
+    for path in plots.RESULTS.glob("*.svg"):
+        (tmp_path / path.name).touch()
+    plots.write_page(tmp_path)
+    page = (plots.RESULTS / "README.md").read_text()
+    assert page == (tmp_path / "README.md").read_text(), "run `make plots`"
+    shown = re.findall(r"\]\(([\w-]+\.svg)\)", page)
+    assert sorted(shown) == sorted(path.name for path in plots.RESULTS.glob("*.svg"))
+
+
 def test_a_panel_has_a_bar_for_each_figure_and_its_goal() -> None:
     rows = {"a": {"ours": 1.0, "theirs": 4.0}, "b": {"ours": 2.0}}
     svg = draw("title", ["said <&>"], [Panel("panel", rows, goal=3.0)])
