@@ -67,51 +67,6 @@ def check_config(config: Path, *, as_json: bool) -> None:
 
 
 @cli.command()
-@click.argument("bundle", type=_FILE)
-@click.argument("recording", type=_FILE)
-@click.option("--labels", metavar="NAME", help="CSV column or NPZ array that holds the truth.")
-@click.option("--array", default="signal", show_default=True, help="NPZ array of the readings.")
-@click.option("--decisions", "to", type=_OUTPUT, help="Write decisions there, one JSON a line.")
-@click.option("--json", "json_file", type=_OUTPUT, help="Write the figures there.")
-@click.option("--quiet", is_flag=True, help="Do not print each decision.")
-def replay(
-    bundle: Path,
-    recording: Path,
-    *,
-    labels: str | None,
-    array: str,
-    to: Path | None,
-    json_file: Path | None,
-    quiet: bool,
-) -> None:
-    """Run a recording through a bundle, without any broker, as fast as it goes.
-
-    Prints every decision, the accuracy where labels are given, and latency percentiles. The last
-    line is RESULT and the figures as JSON.
-
-    Example: edge-agent replay motion-1.0.0.bundle subject8.csv --labels exercise
-    """
-    from edge_agent import replay as replaying
-    from edge_agent.contract.messages import encode
-
-    with ExitStack() as stack:
-        file = stack.enter_context(to.open("wb")) if to else None
-
-        def each(decision: replaying.Replayed) -> None:
-            if not quiet:
-                click.echo(replaying.format_line(decision))
-            if file:
-                file.write(encode(decision) + b"\n")
-
-        result = replaying.replay(bundle, recording, labels=labels, array=array, each=each)
-    figures = encode(result)
-    if json_file:
-        json_file.write_bytes(figures + b"\n")
-    click.echo(replaying.format_text(result))
-    click.echo(b"RESULT " + figures)
-
-
-@cli.command()
 @click.argument("bundle", type=_FILE, required=False)
 @click.option("--input", "recording", type=_FILE, help="CSV or NPZ to feed; else golden vectors.")
 @click.option("--array", default="signal", show_default=True, help="NPZ array of the readings.")
@@ -177,6 +132,51 @@ def bench(
     commands.keep(result, json_file=json_file, plot_file=plot_file)
     if config:
         click.echo(f"published as {commands.send(result, config)}")
+
+
+@cli.command()
+@click.argument("bundle", type=_FILE)
+@click.argument("recording", type=_FILE)
+@click.option("--labels", metavar="NAME", help="CSV column or NPZ array that holds the truth.")
+@click.option("--array", default="signal", show_default=True, help="NPZ array of the readings.")
+@click.option("--decisions", "to", type=_OUTPUT, help="Write decisions there, one JSON a line.")
+@click.option("--json", "json_file", type=_OUTPUT, help="Write the figures there.")
+@click.option("--quiet", is_flag=True, help="Do not print each decision.")
+def replay(
+    bundle: Path,
+    recording: Path,
+    *,
+    labels: str | None,
+    array: str,
+    to: Path | None,
+    json_file: Path | None,
+    quiet: bool,
+) -> None:
+    """Run a recording through a bundle, without any broker, as fast as it goes.
+
+    Prints every decision, the accuracy where labels are given, and latency percentiles. The last
+    line is RESULT and the figures as JSON.
+
+    Example: edge-agent replay motion-1.0.0.bundle subject8.csv --labels exercise
+    """
+    from edge_agent import replay as replaying
+    from edge_agent.contract.messages import encode
+
+    with ExitStack() as stack:
+        file = stack.enter_context(to.open("wb")) if to else None
+
+        def each(decision: replaying.Replayed) -> None:
+            if not quiet:
+                click.echo(replaying.format_line(decision))
+            if file:
+                file.write(encode(decision) + b"\n")
+
+        result = replaying.replay(bundle, recording, labels=labels, array=array, each=each)
+    figures = encode(result)
+    if json_file:
+        json_file.write_bytes(figures + b"\n")
+    click.echo(replaying.format_text(result))
+    click.echo(b"RESULT " + figures)
 
 
 @cli.command()
