@@ -7,7 +7,7 @@ EXTRAS ?= demo
 GROUPS := --group test --group lint $(if $(filter all,$(EXTRAS)),--group servers)
 BIN := .venv/bin
 
-.PHONY: help demo test lint bench bench-scale bench-peers bench-outbox bench-swap bench-push bench-convert conformance crash test-arm64 coverage-matrix clean broker postgres
+.PHONY: help demo test lint bench bench-scale bench-peers bench-outbox bench-swap bench-push bench-convert bench-tiny plots conformance crash test-arm64 coverage-matrix clean broker postgres
 .DELETE_ON_ERROR:
 
 help:
@@ -21,6 +21,8 @@ help:
 	@echo "make bench-outbox     how fast, small and gentle the outbox is, a week alone included"
 	@echo "make bench-swap       a thousand models taken over under a thousand readings a second"
 	@echo "make bench-convert    converted models against plain exports, and which form wins"
+	@echo "make bench-tiny       small networks, or MODEL=any.onnx: the bound call against plain run()"
+	@echo "make plots            draw what is kept in benchmarks/results/ again"
 	@echo "make conformance SUITE=FOLDER   the public TUF suite, every byte over MQTT"
 	@echo "make crash            a thousand agents killed at random moments of a push"
 	@echo "make test-arm64       unit tests, replay and verify on emulated 64-bit ARM"
@@ -59,6 +61,13 @@ bench-swap: .venv/.demo
 
 bench-convert: .venv/.demo
 	$(BIN)/python benchmarks/keep.py bench-convert $(BIN)/python benchmarks/convert.py
+
+# A file of one's own is measured the same way; its figures are printed and not kept.
+bench-tiny: .venv/.demo
+	$(if $(MODEL),,$(BIN)/python benchmarks/keep.py bench-tiny) $(BIN)/python benchmarks/tiny.py $(MODEL)
+
+plots: .venv/.demo
+	$(BIN)/python benchmarks/plots.py
 
 coverage-matrix: .venv/.demo
 	$(BIN)/python benchmarks/keep.py coverage_matrix $(BIN)/python benchmarks/coverage_matrix.py

@@ -49,7 +49,7 @@ GLIBCS: Final = ("2014", "_2_17", "_2_24", "_2_26", "_2_27", "_2_28")
 TESTED: Final = ("pytest>=8.3", "pytest-timeout>=2.3", "hypothesis>=6.100")
 ELSEWHERE: Final = (  # what a test file must not import, to be one of the device's alone
     r"^\s*(from|import) (converter|sklearn|skl2onnx|torch|keras|xgboost|lightgbm|catboost|seglearn)"
-    r"|brokers|edge_agent\.demo|edge_agent\.fleet|tests\.system"
+    r"|brokers|benchmarks|edge_agent\.demo|edge_agent\.fleet|tests\.system"
 )
 NOT_EMULATED: Final = (  # a limit of memory would be that of the emulator
     "tests/test_probe.py::test_a_model_that_wants_more_memory_than_allowed_is_refused",

@@ -3,7 +3,7 @@
 Usage: python benchmarks/keep.py NAME COMMAND [ARGUMENT ...]
 
 The command's output passes through. Its figures go to ``benchmarks/results/NAME.json`` together
-with the machine, the versions and the commit that they were measured on.
+with the machine, the versions and the commit that they were measured on, and are drawn beside it.
 """
 
 from __future__ import annotations
@@ -15,9 +15,24 @@ import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
+from typing import Final
 
-ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("onnxruntime", "numpy", "paho-mqtt", "msgspec", "scikit-learn", "skl2onnx", "onnx")
+from plots import PLOTS, RESULTS, draw_kept, write_page
+
+import edge_agent
+from edge_agent.bench.machine import read_machine
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+KEPT: Final = (":!benchmarks/results", ":!benchmarks/COVERAGE.md")
+PACKAGES: Final = (
+    "onnxruntime",
+    "numpy",
+    "paho-mqtt",
+    "msgspec",
+    "scikit-learn",
+    "skl2onnx",
+    "onnx",
+)
 
 
 def main() -> int:
@@ -26,6 +41,10 @@ def main() -> int:
         print(__doc__, file=sys.stderr)
         return 2
     name, command = sys.argv[1], sys.argv[2:]
+    if fault := stranger():
+        print(fault, file=sys.stderr)
+        return 2
+    before = commit(ROOT)
     result = None
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -38,37 +57,35 @@ def main() -> int:
     if result is None:
         print(f"{command[0]} printed no RESULT line", file=sys.stderr)
         return 1
-    target = ROOT / "benchmarks" / "results" / f"{name}.json"
+    kept = {"figures": result, **origin(), "commit": ran(before, commit(ROOT))}
+    target = RESULTS / f"{name}.json"
     target.parent.mkdir(exist_ok=True)
-    target.write_text(json.dumps({"figures": result, **origin()}, indent=2) + "\n")
+    target.write_text(json.dumps(kept, indent=2) + "\n")
     print(f"kept in {target.relative_to(ROOT)}", file=sys.stderr)
+    draw(target)
     return 0
 
 
+def draw(target: Path) -> None:
+    """Draw what was kept, where there is a description of a plot."""
+    if target.stem in PLOTS:
+        print(f"drawn in {draw_kept(target).relative_to(ROOT)}", file=sys.stderr)
+        write_page(RESULTS)
+
+
 def origin() -> dict[str, object]:
-    """The machine, the versions and the commit; a ``+`` marks changes that are not committed."""
-    changed = "+" if git("status", "--short", "--untracked-files=no") else ""
+    """The machine and the versions."""
+    machine = read_machine()
     return {
         "machine": {
-            "cpu": cpu_model(),
+            "board": machine.board,
+            "cpu": machine.name,
             "cores": os.cpu_count(),
-            "arch": platform.machine(),
-            "system": platform.platform(),
+            "arch": machine.arch,
+            "system": machine.system,
         },
         "versions": {"python": platform.python_version(), **installed()},
-        "commit": git("rev-parse", "--short", "HEAD") + changed,
     }
-
-
-def cpu_model() -> str:
-    """The processor's name; on ARM the board's."""
-    board = Path("/proc/device-tree/model")
-    if board.exists():
-        return board.read_text().rstrip("\0")
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor() or "unknown"
 
 
 def installed() -> dict[str, str]:
@@ -77,12 +94,49 @@ def installed() -> dict[str, str]:
     return {name: found[name] for name in PACKAGES if name in found}
 
 
-def git(*arguments: str) -> str:
-    """What git says; empty outside a checkout."""
-    done = subprocess.run(
-        ["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=False
+# --- which code ran ------------------------------------------------------------------------------
+
+
+def stranger() -> str | None:
+    """Why the figures would be of other code than this checkout's; None when they are of it."""
+    used = Path(edge_agent.__file__).resolve().parent.parent
+    if used == ROOT:
+        return None
+    return (
+        f"edge_agent comes from {used}, not from {ROOT}: run this by make, or by .venv/bin/python"
     )
-    return done.stdout.strip()
+
+
+def commit(root: Path) -> str:
+    """The commit of a checkout; ``-dirty`` when there is anything that is not committed.
+
+    What runs keep is no code, so that several benchmarks can follow one another; files that git
+    has never seen are.
+    """
+    head = git(root, "rev-parse", "--short=10", "HEAD")
+    if not head:
+        return "unknown"
+    status = git(root, "status", "--porcelain", "--", ".", *KEPT)
+    return f"{head}-dirty" if status else head
+
+
+def ran(before: str, after: str) -> str:
+    """The commit that a run is filed under: of its start, and dirty if the code changed during it.
+
+    Programs are started all through a run, so what was changed in the middle may have run too.
+    """
+    return before if before == after or before.endswith("-dirty") else f"{before}-dirty"
+
+
+def git(root: Path, *arguments: str) -> str:
+    """What git says; empty outside a checkout or without git."""
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=False
+        )
+    except OSError:
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
 
 
 if __name__ == "__main__":

@@ -157,7 +157,7 @@ def measure(folder: Path, paths: list[Path], swaps: int) -> dict[str, Any]:
     time.sleep(1.0)
     gc.collect()
     gc.freeze()
-    ratios, done, early = [], 0, 0
+    ratios, lates, done, early = [], [], 0, 0
     numbers = iter(range(swaps))
     try:
         phase(run, lambda: time.sleep(PAUSE_S))  # what the start has cost is not asked
@@ -166,6 +166,7 @@ def measure(folder: Path, paths: list[Path], swaps: int) -> dict[str, Any]:
             with_swaps, count = phase(run, lambda: swap_next(run, paths, next(numbers, None)))
             done += count
             ratios.append(with_swaps / without)
+            lates.append((without, with_swaps))
             early = early or (rss_bytes() if done >= swaps / 10 else 0)
             print(f"{done} swaps, p99.9 {without:.0f} us without, {with_swaps:.0f} with")
         rss_end = rss_bytes()
@@ -181,6 +182,8 @@ def measure(folder: Path, paths: list[Path], swaps: int) -> dict[str, Any]:
         "signed": signed,
         "rss_growth": round(rss_end / early - 1, 4),
         "readings": run.pipeline.meters.counters.readings,
+        "p999_us_without": round(statistics.median(without for without, _ in lates), 1),
+        "p999_us_with": round(statistics.median(with_swaps for _, with_swaps in lates), 1),
     }
 
 

@@ -39,7 +39,12 @@ def cli() -> None:
 @click.option("--output", type=_FOLDER, help="Folder for the results, in place of the recipe's.")
 @click.option("--jobs", type=click.IntRange(1), help="So many at once; by default a core less.")
 @click.option("--measure", is_flag=True, help="Measure anew, although figures are kept.")
-@click.option("--target", type=_FILE, help="Figures of the device that is to run the model.")
+@click.option(
+    "--target",
+    type=_FILE,
+    multiple=True,
+    help="Figures of the device that is to run the model; several files: again.",
+)
 @click.option("--forms", type=_FOLDER, help="Put every form there, to be measured on the device.")
 @click.option("--tensorboard", type=_FOLDER, help="Put a TensorBoard run of every form there.")
 @click.option("--mlflow-log", is_flag=True, help="Log the bundle to MLflow, with tags.")
@@ -50,7 +55,7 @@ def build(
     output: Path | None,
     jobs: int | None,
     measure: bool,
-    target: Path | None,
+    target: tuple[Path, ...],
     forms: Path | None,
     tensorboard: Path | None,
     mlflow_log: bool,
@@ -66,7 +71,7 @@ def build(
 
     The form that wins here need not win on the device. With --forms DIR take DIR to the device,
     run 'python -m converter.forms.target DIR >device.json' there, and build with
-    --target device.json.
+    --target device.json. What 'edge-agent bench BUNDLE --json FILE' wrote there fits as well.
 
     Example: edge-convert build motion.yaml --output build
     """
@@ -79,7 +84,7 @@ def build(
             recipe=str(recipe),
             output=_text(output),
             measure=measure,
-            target=_text(target),
+            target=tuple(map(str, target)),
             forms=_text(forms),
             tensorboard=_text(tensorboard),
             mlflow_log=mlflow_log,

@@ -10,11 +10,9 @@ the same inputs then gives the same bundle, to the byte.
 from __future__ import annotations
 
 import hashlib
-import platform
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -25,22 +23,18 @@ import numpy as np
 
 from converter.profile import Profile
 from edge_agent.arrays import F32
+from edge_agent.bench.machine import read_machine
+from edge_agent.bench.steady import observe
+from edge_agent.contract.bench import measured_on
 from edge_agent.contract.errors import ConfigError, InferenceError
 from edge_agent.contract.manifest import Figures, Output, State
 from edge_agent.infer import Engine
 
 ROUNDS: Final = 3
 CHILD_S_MAX: Final = 120.0
-_WARM_UP_N: Final = 50
 _RUN_N_MIN, _RUN_N_MAX = 100, 5_000
-_RUN_NS_MAX: Final = 250_000_000
+_RUN_S_MAX: Final = 0.25
 _WINDOWS_N_MAX: Final = 256
-# An ONNX file (opset 18) of one node: window (N, 1, 1) > Flatten > value (N, 1).
-_TINY: Final = (
-    b'\x08\t:b\n%\n\x06window\x12\x05value"\x07Flatten*\x0b\n\x04axis\x18\x01\xa0\x01\x02\x12\x00'
-    b"Z\x1d\n\x06window\x12\x13\n\x11\x08\x01\x12\r\n\x03\x12\x01N\n\x02\x08\x01\n\x02\x08\x01b\x18\n"
-    b"\x05value\x12\x0f\n\r\x08\x01\x12\t\n\x03\x12\x01N\n\x02\x08\x01B\x04\n\x00\x10\x12"
-)
 
 
 class Measured(msgspec.Struct, frozen=True, kw_only=True):
@@ -129,8 +123,7 @@ def encode_measured(measured: Measured) -> bytes:
 
 def machine() -> str:
     """What figures depend on: processor, engine and its version."""
-    runtime = metadata.version("onnxruntime")
-    return f"{_processor()} ({platform.machine()}), onnxruntime {runtime}"
+    return measured_on(read_machine(), metadata.version("onnxruntime"))
 
 
 def main() -> None:
@@ -148,39 +141,21 @@ def _measure_here(
 ) -> Figures:
     """Measure in this process, which must not have loaded a model before."""
     _, length, channels = windows.shape
-    _warm_up_onnxruntime()
-    rss_before = _rss_bytes()
-    start = time.perf_counter_ns()
-    engine = Engine(model, length=length, channels=channels, outputs=outputs, states=states)
-    load_ns = time.perf_counter_ns() - start
-    engine.run(windows[0])
-    rss_after = _rss_bytes()
-    for number in range(_WARM_UP_N):
-        engine.run(windows[number % len(windows)])
-    took_ns: list[int] = []
-    end = time.perf_counter_ns() + _RUN_NS_MAX
-    while len(took_ns) < _RUN_N_MAX:
-        window = windows[len(took_ns) % len(windows)]
-        start = time.perf_counter_ns()
-        engine.run(window)
-        done = time.perf_counter_ns()
-        took_ns.append(done - start)
-        if done > end and len(took_ns) >= _RUN_N_MIN:
-            break
-    p50, p99 = np.percentile(took_ns, (50, 99)).tolist()
+    seen = observe(
+        lambda: Engine(model, length=length, channels=channels, outputs=outputs, states=states),
+        windows,
+        seconds=_RUN_S_MAX,
+        run_n_min=_RUN_N_MIN,
+        run_n_max=_RUN_N_MAX,
+    )
+    p50, p99 = np.percentile(seen.took_ns, (50, 99)).tolist()
     return Figures(
         file_bytes=len(model),
-        load_ms=round(load_ns / 1e6, 3),
-        rss_bytes=max(0, rss_after - rss_before),
+        load_ms=round(seen.load_ns / 1e6, 3),
+        rss_bytes=max(0, seen.rss[1] - seen.rss[0]),
         p50_us=round(p50 / 1e3, 2),
         p99_us=round(p99 / 1e3, 2),
     )
-
-
-def _warm_up_onnxruntime() -> None:
-    """Run the smallest model there is: what onnxruntime itself needs is no model's memory."""
-    output = Output(name="value", role="value", width=1)
-    Engine(_TINY, length=1, channels=1, outputs=(output,)).run(np.zeros((1, 1), np.float32))
 
 
 def _in_child(
@@ -216,23 +191,6 @@ def _quietest(rounds: Sequence[Figures]) -> Figures:
 
 def _digest(model: bytes) -> str:
     return hashlib.sha256(model).hexdigest()
-
-
-def _rss_bytes() -> int:
-    """Resident memory of this process now."""
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    line = next(line for line in status.splitlines() if line.startswith("VmRSS:"))
-    return int(line.split()[1]) * 1024
-
-
-def _processor() -> str:
-    """The processor's name; boards without one in cpuinfo have it in the device tree."""
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    board = Path("/proc/device-tree/model")
-    if not names and board.exists():
-        names = [board.read_text(encoding="utf-8", errors="replace").strip("\0\n ")]
-    return names[0] if names else "unnamed processor"
 
 
 if __name__ == "__main__":

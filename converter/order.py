@@ -22,7 +22,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
         recipe: path of the file.
         output: folder for the results, in place of the recipe's.
         measure: measure anew, although figures are kept.
-        target: file with the figures of another machine.
+        target: files with the figures of another machine.
         forms: folder that receives every form of the model.
         tensorboard: folder that receives a run for each form.
         mlflow_log: log the bundle to MLflow.
@@ -31,7 +31,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     recipe: str
     output: str | None = None
     measure: bool = False
-    target: str | None = None
+    target: tuple[str, ...] = ()
     forms: str | None = None
     tensorboard: str | None = None
     mlflow_log: bool = False
@@ -79,7 +79,7 @@ def carry_out(order: Order, progress: Callable[[str], None]) -> Done:
     built = build(
         recipe,
         measure_anew=order.measure,
-        target=None if order.target is None else read_target(Path(order.target)),
+        target=read_target(*map(Path, order.target)) if order.target else None,
         forms_folder=None if order.forms is None else Path(order.forms),
         progress=progress,
     )

@@ -67,6 +67,74 @@ def check_config(config: Path, *, as_json: bool) -> None:
 
 
 @cli.command()
+@click.argument("bundle", type=_FILE, required=False)
+@click.option("--input", "recording", type=_FILE, help="CSV or NPZ to feed; else golden vectors.")
+@click.option("--array", default="signal", show_default=True, help="NPZ array of the readings.")
+@click.option("--threads", type=int, multiple=True, help="Only so many; several: again.")
+@click.option("--provider", "providers", multiple=True, help="Only this one; several: again.")
+@click.option(
+    "--seconds",
+    type=click.FloatRange(0.1, 3600),
+    default=10.0,
+    show_default=True,
+    help="Measuring time in all.",
+)
+@click.option("--json", "json_file", type=_OUTPUT, help="Write the figures there.")
+@click.option("--plot", "plot_file", type=_OUTPUT, help="Draw the latencies there, as SVG.")
+@click.option("--publish", is_flag=True, help="Send the figures to the broker, retained.")
+@click.option("--config", type=_FILE, help="The agent's configuration, for --publish.")
+@click.option("--compare", nargs=2, type=_FILE, metavar="A B", help="Two files of --json instead.")
+def bench(
+    bundle: Path | None,
+    *,
+    recording: Path | None,
+    array: str,
+    threads: tuple[int, ...],
+    providers: tuple[str, ...],
+    seconds: float,
+    json_file: Path | None,
+    plot_file: Path | None,
+    publish: bool,
+    config: Path | None,
+    compare: tuple[Path, Path] | None,
+) -> None:
+    """Measure a bundle on this machine: load, warm-up, steady state, memory, operators.
+
+    Tries 1, 2, 4, ... threads and every provider that the model can use, in fresh processes that
+    take turns, and a reading's whole way. Says how the machine was meanwhile: clock, temperature,
+    throttling. 'edge-convert build --target' reads the file of --json; 'edge-fleet bench' shows
+    what --publish sent.
+
+    With --compare the exit code is 1 when the two were fed different values.
+
+    Example: edge-agent bench motion-1.0.0.bundle --json pi.json --plot pi.svg
+
+    Example: edge-agent bench --compare before.json after.json
+    """
+    from edge_agent.bench import commands
+
+    if compare:
+        if bundle or publish:
+            raise click.UsageError("--compare takes two files of --json, and no bundle")
+        sys.exit(commands.compare_files(*compare, json_file=json_file, plot_file=plot_file))
+    if bundle is None:
+        raise click.UsageError("name a bundle, or two files of --json by --compare")
+    if publish != (config is not None):
+        raise click.UsageError("--publish and --config AGENT.yaml go together")
+    result = commands.measure(
+        bundle,
+        recording=recording,
+        array=array,
+        threads=threads,
+        providers=providers,
+        seconds=seconds,
+    )
+    commands.keep(result, json_file=json_file, plot_file=plot_file)
+    if config:
+        click.echo(f"published as {commands.send(result, config)}")
+
+
+@cli.command()
 @click.argument("bundle", type=_FILE)
 @click.argument("recording", type=_FILE)
 @click.option("--labels", metavar="NAME", help="CSV column or NPZ array that holds the truth.")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import zipfile
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -25,6 +26,8 @@ from edge_agent.contract.manifest import INPUT_NAME, Manifest, Output, Role, Sta
 
 Tensor = NDArray[Any]
 Binding: TypeAlias = ort.IOBinding
+
+CPU: Final = "CPUExecutionProvider"
 
 _BATCH_AXIS: Final = "N"
 _STATE_TYPES: Final = {  # as onnxruntime calls them
@@ -50,6 +53,8 @@ class Engine:
         outputs: the output tensors to bind.
         states: tensors that every run hands to the next.
         threads: inside one operator; more than 1 pays only for large networks.
+        provider: onnxruntime's name of what executes the nodes; those it cannot, the CPU does.
+        trace: beginning of the path of a file with the time of every node, see :meth:`end_trace`.
 
     Attributes:
         outputs: the result of the last run by output name: float32 (1, width), or int64 (1,) for
@@ -68,12 +73,16 @@ class Engine:
         outputs: Sequence[Output],
         states: Sequence[State] = (),
         threads: int = 1,
+        provider: str = CPU,
+        trace: Path | None = None,
     ) -> None:
         self.input: F32 = np.zeros((1, length, channels), np.float32)
         self.outputs: dict[str, Tensor] = {}
         try:
             self._session = ort.InferenceSession(
-                model, _options(threads, fixed=bool(states)), providers=["CPUExecutionProvider"]
+                model,
+                _options(threads, fixed=bool(states), trace=trace),
+                providers=list(dict.fromkeys((provider, CPU))),
             )
             _require_tensors(self._session, self.input.shape, outputs, states)
             self.outputs = {output.name: output_buffer(output) for output in outputs}
@@ -112,6 +121,10 @@ class Engine:
         """Begin anew: the next window does not follow the one before. Idle without states."""
         for buffer in self._states:
             buffer[...] = 0
+
+    def end_trace(self) -> Path:
+        """Stop noting the time of every node; returns the file, JSON as Chrome's tracing has it."""
+        return Path(self._session.end_profiling())
 
     @property
     def carried(self) -> list[Tensor]:
@@ -208,8 +221,15 @@ class Model:
         del self._run, self.reset
 
 
-def engine_of(bundle: Bundle, *, threads: int = 1) -> Engine:
-    """The engine for a bundle's model.
+def providers() -> tuple[str, ...]:
+    """What this onnxruntime was built with to execute nodes; the machine may lack what it needs."""
+    return tuple(ort.get_available_providers())
+
+
+def engine_of(
+    bundle: Bundle, *, threads: int = 1, provider: str = CPU, trace: Path | None = None
+) -> Engine:
+    """The engine for a bundle's model; the arguments are those of :class:`Engine`.
 
     Raises:
         InferenceError: onnxruntime cannot load it.
@@ -222,7 +242,19 @@ def engine_of(bundle: Bundle, *, threads: int = 1) -> Engine:
         outputs=manifest.outputs,
         states=manifest.states,
         threads=threads,
+        provider=provider,
+        trace=trace,
     )
+
+
+def golden_windows(bundle: Bundle) -> F32:
+    """The inputs of the golden vectors, float32 (n, length, channels).
+
+    Raises:
+        BundleError: the golden vectors do not fit the manifest.
+    """
+    windows: F32 = _golden_arrays(bundle)[INPUT_NAME]
+    return windows
 
 
 def golden_fault(bundle: Bundle, engine: Engine) -> str | None:
@@ -271,7 +303,7 @@ def _golden_arrays(bundle: Bundle) -> Mapping[str, NDArray[Any]]:
     return arrays
 
 
-def _options(threads: int, *, fixed: bool) -> ort.SessionOptions:
+def _options(threads: int, *, fixed: bool, trace: Path | None) -> ort.SessionOptions:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -279,6 +311,9 @@ def _options(threads: int, *, fixed: bool) -> ort.SessionOptions:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if fixed:  # states have the shapes of one window; else a fixed axis gains nothing
         options.add_free_dimension_override_by_name(_BATCH_AXIS, 1)
+    if trace is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(trace)
     return options
 
 

@@ -119,7 +119,7 @@ def replay(
     meters, score = Meters(), _Score(manifest)
     began = time.perf_counter()
     for number, (first, end) in enumerate(tape.spans):
-        for decision in _decisions(model, tape.rows[first:end], meters):
+        for decision in decide_rows(model, tape.rows[first:end], meters):
             # The meters go on from recording to recording, and so does the count of readings.
             truth = float(tape.truth[decision.reading - 1])
             each(score.take(number, first, decision, truth))
@@ -179,7 +179,7 @@ def format_text(result: ReplayResult) -> str:
     return "\n".join(lines)
 
 
-def _decisions(model: Model, rows: F32, meters: Meters) -> list[Decision]:
+def decide_rows(model: Model, rows: F32, meters: Meters) -> list[Decision]:
     """All decisions on one recording, by a pipeline of its own: nothing is left of the one before.
 
     They are collected first, so that what is done with them is in no latency.

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import msgspec
 import numpy as np
 import onnx
 import pytest
+from bundles import make_bundle
 from sklearn.datasets import load_diabetes, load_digits
 from sklearn.ensemble import GradientBoostingRegressor, RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
@@ -31,8 +34,12 @@ from converter.lowering.graph import Graph
 from converter.measure import Measured, machine, measure
 from converter.parity import FLOAT32
 from converter.recipe import ChannelRecipe, DataRecipe, QuantizeRecipe, Recipe, WindowRecipe
+from edge_agent.bench.measure import bench as bench_bundle
+from edge_agent.contract.bench import BenchResult
+from edge_agent.contract.bundle import parse_bundle
 from edge_agent.contract.errors import ConfigError
-from edge_agent.contract.manifest import Output
+from edge_agent.contract.manifest import Figures, Output
+from edge_agent.infer import CPU
 
 RNG = np.random.default_rng(0)
 WINDOWS = RNG.normal(size=(96, 1, 8)).astype(np.float32)
@@ -256,8 +263,6 @@ SIZES = {"a": 1.0, "b": 2.0}
 
 
 def rows_for(models, cheap: str, where: str = "Pi 5") -> list[Row]:
-    import hashlib  # noqa: PLC0415 - the key of a row
-
     return [
         Row(
             model_sha256=hashlib.sha256(model).hexdigest(),
@@ -301,6 +306,47 @@ def test_a_folder_of_forms_is_measured_as_a_program_on_the_target(logistic, tmp_
     assert figures is not None
     assert figures[FLOAT32].file_bytes == len(forms.models[FLOAT32])
     assert figures[FLOAT32].p50_us > 0
+
+
+def bench_of(path: Path, **options) -> BenchResult:
+    """What ``edge-agent bench --json`` writes of a small bundle."""
+    path.write_bytes(make_bundle())
+    return bench_bundle(path, seconds=0.2, **options)
+
+
+def test_files_of_edge_agent_bench_are_a_targets_figures(logistic, tmp_path) -> None:
+    forms = judge_forms(logistic, Allowance(0.0, frozenset(INT8_FORMS)), lambda _: None)
+    result = bench_of(tmp_path / "a.bundle", threads=(1, 2))
+    model = parse_bundle(make_bundle()).model
+    assert result.model_sha256 == hashlib.sha256(model).hexdigest()
+    paths = []
+    for name, form in forms.models.items():
+        paths.append(tmp_path / f"{name}.json")
+        digest = hashlib.sha256(form).hexdigest()
+        measured = msgspec.structs.replace(result, model_sha256=digest)
+        paths[-1].write_bytes(msgspec.json.encode(measured))
+    target = read_target(*paths)
+    outcome, _ = decide(logistic, forms, target=target)
+    assert target.machine == outcome.machine == machine()
+    run = result.runs[0]
+    assert (run.provider, run.threads) == (CPU, 1)
+    assert target.figures_of(forms.models) == {
+        name: Figures(
+            file_bytes=len(form),
+            load_ms=run.init.load_ms,
+            rss_bytes=run.rss_bytes.load - run.rss_bytes.engine,
+            p50_us=run.latency_us.p50,
+            p99_us=run.latency_us.p99,
+        )
+        for name, form in forms.models.items()
+    }
+
+
+def test_figures_of_more_threads_are_not_those_of_a_device(tmp_path) -> None:
+    path = tmp_path / "pi.json"
+    path.write_bytes(msgspec.json.encode(bench_of(tmp_path / "a.bundle", threads=(2,))))
+    with pytest.raises(ConfigError, match="--threads 1"):
+        read_target(path)
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from converter.profile import Operator, Profile
+from converter.profile import Profile
 from converter.reports.page import STRIPS_SHOWN, render
 from converter.reports.plots import strip
 from converter.reports.report import ClassFlips, PlacedFlip, Report
+from edge_agent.contract.bench import Operator
 from edge_agent.contract.manifest import (
     Figures,
     Golden,

@@ -6,6 +6,9 @@ but this one and :mod:`converter.measure`, every one of them is measured::
     edge-convert build motion.yaml --forms forms
     scp -r forms pi: && ssh pi python -m converter.forms.target forms >pi.json
     edge-convert build motion.yaml --target pi.json
+
+What ``edge-agent bench BUNDLE --json FILE`` wrote there is taken too, for the form in that bundle;
+several files are one ``--target`` each.
 """
 
 from __future__ import annotations
@@ -22,8 +25,10 @@ import numpy as np
 
 from converter.measure import machine, measure
 from edge_agent.arrays import F32
+from edge_agent.contract.bench import BenchResult, Run
 from edge_agent.contract.errors import ConfigError, EdgeError
 from edge_agent.contract.manifest import Figures, Output, State
+from edge_agent.infer import CPU
 
 if TYPE_CHECKING:
     from converter.case import Case  # which imports scikit-learn; a device has none
@@ -83,24 +88,50 @@ class Target:
         return sum(_digest(model) in self.rows for model in models.values())
 
 
-def read_target(path: Path) -> Target:
-    """Read a file that :func:`main` printed.
+def read_target(*paths: Path) -> Target:
+    """Read files that :func:`main` printed, or ``edge-agent bench`` wrote; later ones win.
 
     Raises:
-        ConfigError: it cannot be understood, is empty, or comes from several machines.
+        ConfigError: one cannot be understood, or they come from no machine or several.
     """
+    rows = [row for path in paths for row in _rows(path)]
+    machines = sorted({row.machine for row in rows})
+    if len(machines) != 1:
+        names = ", ".join(str(path) for path in paths)
+        raise ConfigError(
+            f"{names}: figures of {len(machines)} machines ({', '.join(machines)}), not of one"
+        )
+    return Target(machines[0], {row.model_sha256: row for row in rows})
+
+
+def _rows(path: Path) -> list[Row]:
+    """What one file holds."""
     try:
-        rows = msgspec.json.decode(path.read_bytes(), type=list[Row])
+        found = msgspec.json.decode(path.read_bytes(), type=list[Row] | BenchResult)
     except (OSError, msgspec.DecodeError, UnicodeDecodeError) as exc:
         raise ConfigError(
             f"{path}: {exc}: measure on the target by python -m converter.forms.target"
         ) from exc
-    machines = sorted({row.machine for row in rows})
-    if len(machines) != 1:
+    if isinstance(found, list):
+        return found
+    own = [run for run in found.runs if (run.provider, run.threads) == (CPU, 1)]
+    if not own:
         raise ConfigError(
-            f"{path}: holds figures of {len(machines)} machines ({', '.join(machines)}), not of one"
+            f"{path}: has no figures of one thread on the CPU, which is what a device runs: "
+            "measure with --threads 1"
         )
-    return Target(machines[0], {row.model_sha256: row for row in rows})
+    return [_row(found, own[0])]
+
+
+def _row(result: BenchResult, run: Run) -> Row:
+    return Row(
+        model_sha256=result.model_sha256,
+        p50_us=run.latency_us.p50,
+        p99_us=run.latency_us.p99,
+        load_ms=run.init.load_ms,
+        rss_bytes=max(0, run.rss_bytes.load - run.rss_bytes.engine),
+        machine=result.measured_on,
+    )
 
 
 def write_forms(folder: Path, models: Mapping[str, bytes], case: Case) -> None:

@@ -13,6 +13,7 @@ topic                                             retained  payload
 ``PREFIX/trust/index``                            yes       :class:`~.requests.TrustIndex`
 ``PREFIX/device/DEVICE/request``                  no        :class:`~.requests.Request`
 ``PREFIX/device/DEVICE/response``                 no        :func:`~.requests.encode_part`
+``PREFIX/device/DEVICE/bench/MODEL``              yes       :class:`~.bench.BenchResult`
 ================================================  ========  ======================================
 """
 
@@ -79,6 +80,10 @@ class Topics(msgspec.Struct, frozen=True):
     def response(self, device: str) -> str:
         """Where one device is answered."""
         return f"{self.prefix}/device/{device}/response"
+
+    def bench(self, device: str, model: str) -> str:
+        """Retained figures of one model on one device; ``+`` for all of either."""
+        return f"{self.prefix}/device/{device}/bench/{model}"
 
     def device_of(self, topic: str) -> str | None:
         """The device named in a topic of its own; None for any other topic."""

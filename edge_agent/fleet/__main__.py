@@ -166,7 +166,7 @@ def status(
     from edge_agent.fleet.views import STATUS_HEADER, status_notes, status_rows
 
     topics = Topics(broker.prefix)
-    wanted = topics.status(_device(device))
+    wanted = topics.status(_level("--device", device))
     with open_session(broker) as session:
         session.connect(connect_s)
         answers = session.ask_all([wanted], wait_s)
@@ -181,6 +181,56 @@ def status(
             click.echo(note)
     else:
         click.echo("no device has a status on this broker: check --broker and --prefix")
+
+
+@cli.command()
+@click.option("--device", help="Only this one.")
+@click.option("--model", help="Only this one.")
+@click.option(
+    "--wait",
+    "wait_s",
+    type=click.FloatRange(min=0.1),
+    default=2.0,
+    show_default=True,
+    metavar="S",
+    help="How long to listen for devices.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the results as JSON on stdout.")
+@CONNECT
+@broker_options
+def bench(
+    device: str | None,
+    *,
+    model: str | None,
+    wait_s: float,
+    as_json: bool,
+    connect_s: float,
+    broker: BrokerConfig,
+) -> None:
+    """Show what devices measured by 'edge-agent bench --publish', board by board.
+
+    Example: edge-fleet bench --model motion
+    """
+    from edge_agent.fleet.benches import BENCH_HEADER, bench_notes, bench_rows, read_benches
+    from edge_agent.fleet.screen import show_table
+    from edge_agent.fleet.session import open_session
+
+    topics = Topics(broker.prefix)
+    wanted = topics.bench(_level("--device", device), _level("--model", model))
+    with open_session(broker) as session:
+        session.connect(connect_s)
+        answers = session.ask_all([wanted], wait_s)
+    results, faults = read_benches(topics, answers)
+    for fault in faults:
+        _tell(fault)
+    if as_json:
+        click.echo(encode(results))
+    elif results:
+        show_table(BENCH_HEADER, bench_rows(results))
+        for note in bench_notes(results):
+            click.echo(note)
+    else:
+        click.echo("no device has published figures: run 'edge-agent bench --publish' there")
 
 
 @cli.command()
@@ -213,7 +263,7 @@ def watch(
         seen = follow(
             session,
             Topics(broker.prefix),
-            device=_device(device),
+            device=_level("--device", device),
             until=lambda: deadline is not None and time.monotonic() > deadline,
             connect_s=connect_s,
             tell=_tell,
@@ -226,9 +276,9 @@ def watch(
             show_lines(seen)
 
 
-def _device(name: str | None) -> str:
-    """A topic level: the device, or all of them."""
-    if name is not None and (fault := name_fault("--device", name)):
+def _level(option: str, name: str | None) -> str:
+    """A topic level: a device or a model, or all of them."""
+    if name is not None and (fault := name_fault(option, name)):
         raise ConfigError(fault)
     return name or _EVERYBODY
 

@@ -39,7 +39,14 @@ def rights_of(user: str, topics: Topics) -> Rights:
                 ),
             )
         case "viewer":
-            return Rights(write=(), read=(topics.records(_ANY, "+"), topics.status(_ANY)))
+            return Rights(
+                write=(),
+                read=(
+                    topics.records(_ANY, "+"),
+                    topics.status(_ANY),
+                    topics.bench(_ANY, _ANY),
+                ),
+            )
     return _device(user, topics)
 
 
@@ -50,6 +57,7 @@ def _device(device: str, topics: Topics) -> Rights:
             topics.records(device, "live"),
             topics.records(device, "backlog"),
             topics.request(device),
+            topics.bench(device, _ANY),
         ),
         read=(
             topics.status(device),  # a clone of this device shows itself there
