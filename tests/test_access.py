@@ -19,6 +19,7 @@ OWN = {  # of pi-1, whose credential was stolen: topic -> whether it is retained
     TOPICS.records("pi-1", "live"): False,
     TOPICS.records("pi-1", "backlog"): False,
     TOPICS.request("pi-1"): False,
+    TOPICS.bench("pi-1", "motion"): True,
 }
 FOR_IT = {
     TOPICS.status("pi-1"),
@@ -36,6 +37,7 @@ OTHERS_ALONE = {  # it may neither read nor write these
     TOPICS.records("pi-2", "backlog"),
     TOPICS.ack("pi-2"),
     TOPICS.request("pi-2"),
+    TOPICS.bench("pi-2", "motion"),
     TOPICS.response("pi-2"),
     TOPICS.desired_for_device("pi-2", "motion"),
     "edge/probe/1",
