@@ -180,10 +180,12 @@ class ForSensors:
         self.target = target
         self.counting = self._arms = match.arms(so_far)
         self._match = match
+        self._runs = False
 
     def begin(self) -> None:
         """Share the sensors and count."""
         self.target.share(Model.load(self._match.new), self._match.ring.holds)
+        self._runs = True
         self.target.accompany(self._arms)
 
     def turn(self, slot: int) -> None:
@@ -191,8 +193,10 @@ class ForSensors:
 
     def close(self) -> None:
         """Give all sensors back, and count no more."""
-        self.target.accompany(None)
-        self.target.share(None, self._match.ring.holds)
+        if self._runs:
+            self._runs = False
+            self.target.accompany(None)
+            self.target.share(None, self._match.ring.holds)
 
 
 def beside(target: Target, match: Match, so_far: Comparison | None) -> Beside:
