@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypedDict, Unpack
+from typing import TYPE_CHECKING, Final, NotRequired, TypedDict, Unpack
 
 import click
 
@@ -13,6 +13,7 @@ from edge_agent.config import BrokerConfig
 from edge_agent.contract.messages import encode
 from edge_agent.contract.release import SCOPE_ALL
 from edge_agent.contract.topics import Topics
+from edge_agent.fleet.comparing import compare_options
 from edge_agent.fleet.options import broker_options
 from edge_agent.fleet.trust.options import (
     FILE,
@@ -24,6 +25,7 @@ from edge_agent.fleet.trust.options import (
 )
 
 if TYPE_CHECKING:
+    from edge_agent.contract.experiment import Experiment
     from edge_agent.fleet.parcel import Parcel, Target, TrustFiles
     from edge_agent.fleet.trust.repository import Repository
 
@@ -61,6 +63,7 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print the outcome 
 @click.option("--to", "target", required=True, metavar="DEVICE|group:NAME", help="For whom.")
 @click.option("--yes", is_flag=True, help="Approve without asking, where --keys allow it.")
 @click.option("--unsigned", is_flag=True, help="For devices in development that run unsigned.")
+@compare_options
 @repo_option
 @keys_option
 @passphrase_option
@@ -74,6 +77,7 @@ def publish(
     *,
     yes: bool,
     unsigned: bool,
+    experiment: Experiment | None,
     repo: Path | None,
     keys: Path | None,
     passphrase: Secret,
@@ -86,11 +90,14 @@ def publish(
 
     The bundle must be approved; with --keys this is done on the way. Everything is read back from
     the broker before it counts as published. Ends with 0 when the devices have committed it or
-    have not answered yet, and with 8 when one has refused it or gone back.
+    have not answered yet, and with 8 when one has refused it or gone back. With --shadow, --ab or
+    --rule the devices first compare it with what they run; then the wait ends when they do so.
 
     Example: edge-fleet publish motion-1.1.0.bundle --to pi-7 --repo fleet --keys /media/stick/keys
 
     Example: edge-fleet publish motion-1.1.0.bundle --to group:line-2 --wait 0 --repo fleet
+
+    Example: edge-fleet publish motion-1.1.0.bundle --to pi-7 --repo fleet --shadow
     """
     from edge_agent.contract.bundle import read_bundle
     from edge_agent.fleet.parcel import Target, read_parcel
@@ -102,6 +109,7 @@ def publish(
         _send(
             read_parcel(bundle),
             whom,
+            experiment=experiment,
             broker=broker,
             wait_s=wait_s,
             connect_s=connect_s,
@@ -116,6 +124,7 @@ def publish(
         repository,
         digest,
         whom,
+        experiment=experiment,
         broker=broker,
         wait_s=wait_s,
         connect_s=connect_s,
@@ -228,6 +237,7 @@ class _How(TypedDict):
     wait_s: float
     connect_s: float
     as_json: bool
+    experiment: NotRequired[Experiment | None]
 
 
 def _order(
@@ -237,7 +247,9 @@ def _order(
     **how: Unpack[_How],
 ) -> None:
     """Sign the order, then put everything on the broker."""
-    from edge_agent.contract.release import Choice, Order
+    from msgspec.structs import replace
+
+    from edge_agent.contract.release import EXPERIMENT_SCHEMA, Choice, Order
     from edge_agent.fleet.parcel import trust_files
     from edge_agent.fleet.trust.approving import ordered_parcel
 
@@ -245,6 +257,8 @@ def _order(
     revision = repository.next_revision()
     choice = Choice(sha256=digest, version=parcel.version, scope=scope)
     order = Order(revision=revision, model=parcel.model, choice=choice)
+    if (experiment := how.get("experiment")) is not None:
+        order = replace(order, experiment=experiment, schema=EXPERIMENT_SCHEMA)
     repository.order(whom.path(parcel.model), order)
     trust = trust_files(repository.files())
     _send(parcel, whom, trust, revision, **how)
@@ -271,6 +285,7 @@ def _send(
             whom,
             trust=trust,
             revision=revision,
+            experiment=how.get("experiment"),
             wait_s=how["wait_s"],
             connect_s=how["connect_s"],
             tell=meter.tell,
@@ -281,7 +296,7 @@ def _send(
     elif how["wait_s"] > 0:
         click.echo(
             f"{report.committed} committed, {report.refused} refused, "
-            f"{report.unanswered} not yet answered"
+            f"{report.comparing} comparing, {report.unanswered} not yet answered"
         )
     else:
         click.echo("published: devices take it when they are next connected")
