@@ -2,6 +2,10 @@
 
 It runs on a thread of its own. The pipeline only copies the window into a free place; when there
 is none, the window is left out and counted, so that the one who decides never waits.
+
+Its inferences are measured in processor time of its thread: by the wall clock it would be charged
+for waiting until the pipeline lets the interpreter go (three times as much at 1,800 windows a
+second). On a busy machine two equal models were measured at 120 to 150 % of each other so.
 """
 
 from __future__ import annotations
@@ -9,7 +13,7 @@ from __future__ import annotations
 import logging
 import threading
 from queue import SimpleQueue
-from time import perf_counter_ns
+from time import thread_time_ns
 from typing import Final, Protocol
 
 import numpy as np
@@ -155,9 +159,9 @@ class Shadow:
 
     def _take(self, items: list[_Item]) -> None:
         """Answer windows and count; what failed counts as an answer that is never right."""
-        start_ns = perf_counter_ns()
+        start_ns = thread_time_ns()
         answers = self._answers([place for place, _ in items])
-        each_ns = (perf_counter_ns() - start_ns) // len(items)
+        each_ns = (thread_time_ns() - start_ns) // len(items)
         for (place, decision), answer in zip(items, answers, strict=True):
             self._free.put(place)
             given: Given | None = None

@@ -37,7 +37,7 @@ def found(compared=0, disagreed=0, *, won=0, lost=0, **b):
         (found(1_000, 34), 3_600, "drop", "no verdict after 1000 windows and 3600 s"),
         (found(0, 0), 3_600, "drop", "no verdict after 0 windows"),
         (found(50, 0, errors=1), 60, "drop", "failed on 1 windows, 0 are allowed"),
-        (found(200, 0, p50_us=20.1), 60, "drop", "takes 20 µs, 200 % of the incumbent's 10"),
+        (found(200, 0, p50_us=30.1), 60, "drop", "takes 30 µs, 300 % of the incumbent's 10"),
     ],
 )
 def test_figures_lead_to_a_verdict(figures, seconds, outcome, reason):
