@@ -229,11 +229,12 @@ def test_a_candidate_that_disagrees_is_dropped_with_the_figures(make):
 
 def test_without_enough_windows_it_is_looked_at_until_the_time_is_over(comparing):
     device = comparing
+    assert device.latest.reason == "beside 1.0.0"
     device.feed(*[0.0] * 19)
-    device.turn()
+    device.turn(60)
     assert device.latest.state == "comparing"
     assert "19 windows, 100.00% alike" in device.latest.reason
-    device.turn(RULE.longest_s - 10)
+    device.turn(RULE.longest_s - 70)
     assert device.latest.state == "comparing"
     device.turn(10)
     assert "no verdict after 19 windows and 604800 s" in device.until("refused").reason
@@ -262,7 +263,7 @@ def test_all_pipelines_of_a_model_are_judged_together(make):
     device.turn()
     device.feed(*[0.0] * 12)
     device.feed(*[1.0] * 12, line=1)
-    device.turn()
+    device.turn(60)
     assert "24 windows, 100.00% alike" in device.latest.reason
     assert set(device.updater._jobs["motion"]._comparing.figures()) == {"line", "hall"}
 

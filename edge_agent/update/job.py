@@ -299,7 +299,6 @@ class Job:
         if comparing is None:
             return "trial"
         verdict = comparing.look(now_ns)
-        self.note = verdict.reason
         over = verdict.outcome != "look"
         if over or now_ns >= self._tell_ns:
             self._tell_ns = now_ns + round(_TELL_S * _NS)
@@ -308,6 +307,7 @@ class Job:
         if not over:
             if now_ns >= self._save_ns:
                 self._save_ns = now_ns + round(_SAVE_S * _NS)
+                self.note = verdict.reason  # as rarely: the status is published when it changes
                 with suppress(StorageError):  # they stay in memory, and a minute later it may work
                     self.save(now_ns)
             return None
@@ -335,6 +335,7 @@ class Job:
         )
         self._save_ns = now_ns + round(_SAVE_S * _NS)
         self._comparing.begin()
+        self.note = f"beside {self._comparing.incumbent}"
         return self._comparing
 
     def _incumbent(self) -> Bundle | None:
