@@ -390,6 +390,22 @@ def test_figures_that_cannot_be_saved_stay_in_memory(comparing):
     assert device.store.pointer("motion").update.progress.pipelines["line"].compared == 8
 
 
+def test_a_verdict_that_cannot_be_written_is_given_again(comparing):
+    device = comparing
+    models = device.folder / "models"
+    device.feed(*[0.0] * 120)
+    (models / "motion.json").rename(models / "away")
+    (models / "motion.json").mkdir()
+    device.turn()
+    assert device.latest.state == "comparing"
+    assert device.found() is None
+    (models / "motion.json").rmdir()
+    (models / "away").rename(models / "motion.json")
+    device.turn(31)
+    device.until("committed")
+    assert device.reports[-1].pipelines["line"].compared == 120
+
+
 def test_figures_are_told_at_the_start_hourly_and_at_the_verdict(comparing):
     device = comparing
     for _ in range(20):

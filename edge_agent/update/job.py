@@ -24,7 +24,7 @@ from edge_agent.contract.release import Payload, stable_fraction
 from edge_agent.memory import free_bytes
 from edge_agent.update.comparing import Comparing
 from edge_agent.update.disk import storage
-from edge_agent.update.experiment import incomparable
+from edge_agent.update.experiment import Verdict, incomparable
 from edge_agent.update.fetch import Fetch
 from edge_agent.update.field_test import FieldTest, Target
 from edge_agent.update.partial import Partial, announced_fault
@@ -225,10 +225,15 @@ class Job:
         for target in self._targets:
             if fault := target.misfit(manifest):
                 raise BundleError(fault)
-        rule, incumbent = self.desired.experiment, self._incumbent()
+        self._require_comparable(manifest)
+        return "staged"
+
+    def _require_comparable(self, manifest: Manifest) -> None:
+        """Refuse what is to be compared and cannot be; sooner than it would be found out."""
+        rule = self.desired.experiment
+        incumbent = self._incumbent() if rule else None
         if rule and incumbent and (fault := incomparable(incumbent.manifest, manifest, rule)):
             raise BundleError(fault)
-        return "staged"
 
     def _unpack(self, payload: Payload, folder: Path) -> str | None:
         """Put the bundle that a payload stands for into the store; or why it is not that one."""
@@ -304,19 +309,24 @@ class Job:
             self._tell_ns = now_ns + round(_TELL_S * _NS)
             progress = comparing.progress(now_ns)
             self._reports.compared(self.desired, comparing.incumbent, verdict, progress)
+            self.journal = msgspec.structs.replace(self.journal, progress=progress)
         if not over:
-            if now_ns >= self._save_ns:
-                self._save_ns = now_ns + round(_SAVE_S * _NS)
-                self.note = verdict.reason  # as rarely: the status is published when it changes
-                with suppress(StorageError):  # they stay in memory, and a minute later it may work
-                    self.save(now_ns)
+            self._save_at_times(now_ns, verdict)
             return None
         comparing.close()
         self._comparing = None
         if verdict.outcome == "drop":
             raise BundleError(verdict.reason)
-        self.journal = msgspec.structs.replace(self.journal, progress=None)
         return "trial"
+
+    def _save_at_times(self, now_ns: int, verdict: Verdict) -> None:
+        """Rarely, as a disk wears out; the status is published when the note changes."""
+        if now_ns < self._save_ns:
+            return
+        self._save_ns = now_ns + round(_SAVE_S * _NS)
+        self.note = verdict.reason
+        with suppress(StorageError):  # they stay in memory, and a minute later it may work
+            self.save(now_ns)
 
     def _begin_comparing(self, now_ns: int) -> Comparing | None:
         """Set it beside what is current; None when that has been lost since."""

@@ -61,7 +61,7 @@ class Journal(msgspec.Struct, frozen=True, kw_only=True):
         state: that was entered last.
         tries: how often the agent has begun this state, restarts included.
         failed: digests of payloads that did not give the bundle.
-        progress: of its comparison with the incumbent; None outside of it.
+        progress: of its comparison with the incumbent, once that has begun.
     """
 
     desired: Desired
