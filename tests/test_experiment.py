@@ -134,6 +134,30 @@ def test_wrong_verdicts_on_accuracy_are_as_rare_as_promised(share, wrong):
     assert outcomes.count(wrong) / RUNS_N <= most + 3 * (most * (1 - most) / RUNS_N) ** 0.5
 
 
+def test_windows_that_share_readings_do_not_make_it_rash():
+    """One bad reading spoils eight windows; a good candidate is still dropped as rarely."""
+    rule = Experiment(windows_min=200, windows_max=200_000)
+    rng = np.random.default_rng(3)
+    rare = 1 - 0.98 ** (1 / 8)  # of readings, so that two windows in a hundred are spoilt
+
+    def dropped(overlap):
+        count = 0
+        for _ in range(RUNS_N // 2):
+            bad = rng.random(40_000) < rare
+            spoilt = np.convolve(bad, np.ones(8))[: len(bad)] > 0
+            differ = np.cumsum(spoilt)
+            for at in range(100, len(bad), 100):
+                figures = found(at, int(differ[at - 1]))
+                if (outcome := judge(rule, figures, seconds=1, overlap=overlap).outcome) != "look":
+                    count += outcome == "drop"
+                    break
+        return count / (RUNS_N // 2)
+
+    most = 0.05 / 0.95
+    assert dropped(8) <= most + 3 * (most * (1 - most) / (RUNS_N // 2)) ** 0.5
+    assert dropped(1) > 0.1  # what would be without the division
+
+
 @given(
     compared=st.integers(0, 10**7),
     share=st.floats(0, 1),
