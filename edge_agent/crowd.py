@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import math
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from time import perf_counter_ns
@@ -28,9 +29,10 @@ from edge_agent.contract.errors import InferenceError
 from edge_agent.contract.messages import Decision, Record
 from edge_agent.decide import Decider
 from edge_agent.infer import Model, Tensor
-from edge_agent.metrics import Counters
+from edge_agent.metrics import Counters, Meters
 from edge_agent.pipeline import Pipeline
 from edge_agent.rings import Numbers, Rings
+from edge_agent.second import Second
 from edge_agent.sources.base import SensorSource
 
 _BLOCK_N: Final = 1_024  # most readings taken from the source at once
@@ -53,6 +55,8 @@ class Crowd(Chain):
     Attributes:
         room_n: windows in a batch: as many as are decided within the bound, at least 1.
         wait_ns: how long a window may wait for the others of its batch.
+        second: the model that decides for some of the sensors; None for none.
+        took_ns: time of the last run for each window of it.
     """
 
     def __init__(
@@ -67,6 +71,8 @@ class Crowd(Chain):
         self._last = np.full((count, width), np.nan, np.float32)
         self._deciders: dict[int, Decider] = {}
         self._carried: dict[int, list[Tensor]] = {}  # by sensor, for a model with states
+        self.second: Second | None = None
+        self.took_ns = 0
 
     def clean(self, block: F32, sensors: Numbers) -> Numbers:
         """Mend readings in place; which rows are to be used, in order.
@@ -103,10 +109,12 @@ class Crowd(Chain):
         if self.model.manifest.states:
             windows = zip(sensors, self._batch.windows, strict=False)  # a batch may be smaller
             answers = [self._answer_one(number, window) for number, window in windows]
+        elif self.second is not None:
+            answers = self.second.answers(sensors, self._batch)
         else:
             answers = self._batch.run(len(sensors))
         # The first window waits for the last: a slow model has small batches.
-        each_ns = max(1, (perf_counter_ns() - began_ns) // len(sensors))
+        self.took_ns = each_ns = max(1, (perf_counter_ns() - began_ns) // len(sensors))
         self.room_n = max(1, min(len(self._batch.windows), self.wait_ns // each_ns))
         return answers
 
@@ -114,8 +122,29 @@ class Crowd(Chain):
         """The decider of a sensor, made when it is first asked for."""
         found = self._deciders.get(number)
         if found is None:  # the chain's own never decides: it is what a new one begins as
-            found = self._deciders[number] = copy.copy(self.decider)
+            found = self._deciders[number] = copy.copy(self._arm_of(number).decider)
         return found
+
+    def version_of(self, number: int) -> str:
+        """The version of the model that decides for a sensor."""
+        return self._arm_of(number).version
+
+    def seen(self, at: int, number: int) -> tuple[F32, int]:
+        """Window ``at`` of the last run, not to be used while there is a second model; its time."""
+        second, window = self.second, self._batch.windows[at]
+        return window, self.took_ns if second is None else second.took_ns[second.holds(number)]
+
+    def share(self, second: Second | None) -> None:
+        """Let another model decide for its sensors from now on; None for no other.
+
+        Every sensor keeps its state, as with a new model.
+        """
+        old, self.second, self._deciders = self._deciders, second, {}
+        for number, decider in old.items():
+            self.decider_of(number).adopt(decider)
+
+    def _arm_of(self, number: int) -> Crowd | Second:
+        return self.second if self.second is not None and self.second.holds(number) else self
 
     def continue_from(self, old: Chain) -> None:
         """Keep the readings, the last good values and the state of every sensor."""
@@ -163,11 +192,22 @@ class CrowdPipeline(Pipeline):
         dispatch: Callable[[Decision], None],
         clock: Clock,
         model: Model | None,
+        dispatch_all: bool = False,
+        meters: Meters | None = None,
     ) -> None:
         self._sensors = config.sensors or SensorsConfig()
         self._names: list[str] = []  # by number
         self._numbers: dict[str, int] = {}
-        super().__init__(config, source, offer=offer, dispatch=dispatch, clock=clock, model=model)
+        super().__init__(
+            config,
+            source,
+            offer=offer,
+            dispatch=dispatch,
+            clock=clock,
+            model=model,
+            dispatch_all=dispatch_all,
+            meters=meters,
+        )
 
     def _take(self, count: int, given_ns: int) -> None:
         """Put readings into the windows, and decide those that are due, batch by batch."""
@@ -205,9 +245,10 @@ class CrowdPipeline(Pipeline):
         run_ns = perf_counter_ns()
         answers = crowd.answers([number for number, _ in waiting])
         infer_ns = perf_counter_ns()
-        for (number, reading), answer in zip(waiting, answers, strict=True):
+        for at, answer in enumerate(answers):
+            number, reading = waiting[at]
             if isinstance(answer, InferenceError):
-                self._complain(answer)
+                self._complain(answer, crowd.version_of(number))
                 continue
             index, score, values = answer
             state, fired = crowd.decider_of(number).step(index, score, self.beat_ns)
@@ -216,7 +257,7 @@ class CrowdPipeline(Pipeline):
                 synced=self._synced,
                 pipeline=self._config.name,
                 sensor=self._names[number],
-                model=crowd.version,
+                model=crowd.version if crowd.second is None else crowd.version_of(number),
                 reading=reading,
                 label=crowd.labels[index],
                 score=score,
@@ -226,6 +267,8 @@ class CrowdPipeline(Pipeline):
             )
             self._hand_on(decision)
             total(perf_counter_ns() - given_ns)
+            if (companion := self._companion) is not None:
+                companion.saw(decision, *crowd.seen(at, number))
         read(window_ns - given_ns)
         window(run_ns - window_ns)
         infer(infer_ns - run_ns)
@@ -253,6 +296,31 @@ class CrowdPipeline(Pipeline):
     def _crowd(self) -> Crowd:
         assert isinstance(self._chain, Crowd), "a source is opened only when there is a model"
         return self._chain
+
+    @property
+    def batch_n(self) -> int:
+        """How many windows may be decided together."""
+        return self._sensors.batch_n_max
+
+    def share(self, model: Model | None, holds: Callable[[str], bool]) -> None:
+        """Let a second model decide for some sensors from the next block on; None for no other.
+
+        It ends by itself when another model is taken over. Any thread.
+
+        Args:
+            model: with the window and the labels of the first; the caller must not use it any more.
+            holds: whether it decides for the sensor of a name; always the same answer.
+        """
+        second = None
+        if model is not None:
+            n_max, names = self._sensors.batch_n_max, self._names
+            second = Second(model, self._config.decide, n_max, lambda at: holds(names[at]))
+
+        def work() -> None:
+            if isinstance(self._chain, Crowd):
+                self._chain.share(second)
+
+        self._hand_over(work, threading.Event())
 
     def _chain_of(self, model: Model) -> Crowd:
         return Crowd(model, self._config.decide, self.meters.counters, self._sensors)

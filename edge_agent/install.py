@@ -25,12 +25,12 @@ from edge_agent.config import AgentConfig, FolderConfig, PipelineConfig
 from edge_agent.contract.bundle import read_bundle
 from edge_agent.contract.errors import BundleError, ConfigError, StorageError
 from edge_agent.contract.manifest import Manifest
-from edge_agent.contract.messages import UpdateReport, UpdateState
+from edge_agent.contract.messages import Record, UpdateReport, UpdateState
 from edge_agent.contract.topics import Topics
 from edge_agent.folder import DataFolder
 from edge_agent.health import Health
 from edge_agent.infer import Model
-from edge_agent.shadow import Shadow
+from edge_agent.shadow import Companion
 from edge_agent.update.store import Store
 from edge_agent.update.updater import Updater
 
@@ -139,6 +139,11 @@ def _alone(data: DataFolder) -> Iterator[DataFolder]:
 
 def _updater(config: AgentConfig, data: DataFolder, folder: Path, tell: Tell) -> Updater:
     """The updater of this device, cut off from everything but the folder."""
+
+    def report(record: Record) -> None:
+        if isinstance(record, UpdateReport):
+            tell(f"{record.model} {record.version}: {record.state}")
+
     targets: dict[str, list[_Vacant]] = {}
     for pipeline in config.pipelines:
         targets.setdefault(pipeline.model, []).append(_Vacant(pipeline))
@@ -150,7 +155,7 @@ def _updater(config: AgentConfig, data: DataFolder, folder: Path, tell: Tell) ->
         device=config.device,
         groups=config.groups,
         targets=targets,
-        report=lambda report: tell(f"{report.model} {report.version}: {report.state}"),
+        report=report,
         config=msgspec.structs.replace(
             config.update,
             ways=(FolderConfig(path=str(folder)),),
@@ -197,13 +202,17 @@ def _outcome(model: str, report: UpdateReport | None) -> str:
         return f"{model}: nothing is ordered for this device or its groups"
     if report.state == "committed":
         return f"{model} {report.version} is installed; nothing newer is ordered"
-    return f"installed {model} {report.version}, on trial from the agent's next start"
+    begins = "compared with what runs" if report.state == "comparing" else "on trial"
+    return f"installed {model} {report.version}, {begins} from the agent's next start"
 
 
 class _Vacant:
     """In the place of a pipeline: see :class:`.field_test.Target`. It never takes a model."""
 
+    batch_n = 1
+
     def __init__(self, pipeline: PipelineConfig) -> None:
+        self.name = pipeline.name
         self._pipeline = pipeline
 
     def misfit(self, manifest: Manifest) -> str | None:
@@ -220,8 +229,11 @@ class _Vacant:
     def withdraw(self) -> threading.Event:
         return threading.Event()
 
-    def accompany(self, shadow: Shadow | None) -> None:
+    def accompany(self, companion: Companion | None) -> None:
         """It shows nothing."""
+
+    def share(self, model: Model | None, holds: Callable[[str], bool]) -> None:
+        """It has no sensors."""
 
     def health(self) -> Health:
         return Health()

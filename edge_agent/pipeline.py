@@ -21,12 +21,13 @@ from edge_agent.chain import Chain, misfit, warm_up
 from edge_agent.clock import Clock
 from edge_agent.config import PipelineConfig
 from edge_agent.contract.errors import BundleError, InferenceError, NotFiniteError, SourceError
+from edge_agent.contract.experiment import Comparison
 from edge_agent.contract.manifest import Manifest
 from edge_agent.contract.messages import Decision, Metrics, PipelineStatus, RawWindow, Record
 from edge_agent.health import Health
 from edge_agent.infer import Model
 from edge_agent.metrics import STAGES_EVERY, Counters, Meters, rss_bytes
-from edge_agent.shadow import Comparison, Shadow
+from edge_agent.shadow import Companion
 from edge_agent.sources.base import Source
 
 log = logging.getLogger(__name__)
@@ -96,7 +97,7 @@ class Pipeline:
         self._block = np.empty((self.block_n, len(config.channels)), np.float32)
         self._rows = list(self._block)  # making a view costs more than what is done with it
         self._chain: Chain | None = None
-        self._shadow: Shadow | None = None
+        self._companion: Companion | None = None
         self._swap_fault = ""
         self._swaps: deque[Callable[[], None]] = deque()
         self._since = self._mark()
@@ -109,6 +110,11 @@ class Pipeline:
     def name(self) -> str:
         """The name of the pipeline."""
         return self._config.name
+
+    @property
+    def batch_n(self) -> int:
+        """How many windows may be decided together."""
+        return 1
 
     @property
     def model_name(self) -> str:
@@ -183,7 +189,7 @@ class Pipeline:
                 try:
                     self._decide(chain, before + at + 1, wall, (given_ns, turn_ns, window_ns))
                 except InferenceError as exc:
-                    self._complain(exc)
+                    self._complain(exc, chain.version)
 
     def _decide(
         self, chain: Chain, reading: int, wall: float, since_ns: tuple[int, int, int]
@@ -194,8 +200,6 @@ class Pipeline:
         state, fired = chain.decider.step(index, score, self.beat_ns)
         decide_ns = perf_counter_ns()
         label = chain.labels[index]
-        if self._shadow is not None:
-            self._shadow.offer(chain.window.view, label, score)
         decision = Decision(
             t=wall,
             synced=self._synced,
@@ -209,6 +213,8 @@ class Pipeline:
             fired=fired,
         )
         self._hand_on(decision)
+        if (companion := self._companion) is not None:
+            companion.saw(decision, chain.window.view, infer_ns - since_ns[2])
         if self._raw_all or (fired and self._raw_fired):
             self._offer(_raw(decision, chain.window.view))
         offer_ns = perf_counter_ns()
@@ -263,9 +269,11 @@ class Pipeline:
             self._beat()
             self._adopt()
 
-    def _complain(self, exc: InferenceError) -> None:
+    def _complain(self, exc: InferenceError, version: str) -> None:
         """Count a window without a decision: the next one may be all right."""
         self.meters.counters.infer_errors += 1
+        if (companion := self._companion) is not None:
+            companion.missed(version)
         self.meters.counters.not_finite += isinstance(exc, NotFiniteError)
         if self.beat_ns - self._complained_ns >= _COMPLAIN_NS:
             self._complained_ns = self.beat_ns
@@ -353,15 +361,23 @@ class Pipeline:
 
         return self._hand_over(lambda: self._take_over(None, taken), taken)
 
-    def accompany(self, shadow: Shadow | None) -> None:
-        """Show every decided window to a second model from now on; None for no more."""
-        self._shadow = shadow
+    def accompany(self, companion: Companion | None) -> None:
+        """Show every decided window to a companion from now on; None for no more."""
+        self._companion = companion
+
+    def share(self, model: Model | None, holds: Callable[[str], bool]) -> None:  # noqa: ARG002
+        """Let a second model decide for some sensors; see :class:`.CrowdPipeline`.
+
+        Raises:
+            BundleError: there is one sensor only.
+        """
+        raise BundleError(f"pipeline {self.name} has one sensor: split by slot")
 
     def health(self) -> Health:
         """How the model that it runs has done since it was taken over. Any thread."""
         before, infer_before = self._since
-        now, shadow = self.meters.counters, self._shadow
-        found = shadow.comparison() if shadow else Comparison()
+        now, companion = self.meters.counters, self._companion
+        found = companion.comparison() if companion else Comparison()
         return Health(
             windows=now.windows - before.windows,
             errors=now.infer_errors - before.infer_errors,
@@ -386,7 +402,7 @@ class Pipeline:
 
     def status(self) -> PipelineStatus:
         """How the pipeline is now. Any thread."""
-        chain, last = self._chain, self._last
+        chain, last, companion = self._chain, self._last, self._companion
         return PipelineStatus(
             name=self._config.name,
             model=self._config.model,
@@ -398,6 +414,7 @@ class Pipeline:
             latency_us=self.meters.latency_us(),
             last_label=last.label if last else "",
             last_state=last.state if last else "",
+            comparison=companion.comparison() if companion else None,
         )
 
     def metrics(self) -> Metrics:

@@ -16,7 +16,7 @@ import msgspec
 from converter import model_io, recipe
 from edge_agent import config
 from edge_agent.actions import ActionConfig
-from edge_agent.contract import manifest
+from edge_agent.contract import experiment, manifest
 from edge_agent.sources import SourceConfig
 
 TARGET = Path(__file__).resolve().parent.parent / "device_configs" / "REFERENCE.md"
@@ -59,6 +59,8 @@ def render() -> str:
         for kind in union.__args__:
             tag = kind.__struct_config__.tag
             parts += section(f"`pipelines[].{where}` of `type: {tag}`", kind)
+    parts += ["## The rule of a comparison", ""]
+    parts += section("The whole file of `edge-fleet publish --rule`", experiment.Experiment)
     parts += ["## The recipe of a bundle", ""]
     parts += [line for title, kind in RECIPE for line in section(title, kind)]
     return "\n".join(parts)

@@ -248,6 +248,27 @@ def test_a_decision_says_its_sensor_only_where_there_are_many() -> None:
     assert decode(encode(many), Decision) == many
 
 
+def test_actions_that_want_every_decision_get_them() -> None:
+    dispatched: list[Decision] = []
+    config = PipelineConfig(
+        name="hall",
+        model="motion",
+        channels=("a", "b"),
+        source=SimulatedConfig(),
+        sensors=SensorsConfig(),
+    )
+    CrowdPipeline(
+        config,
+        Sensors([("x", 0.0), ("y", 0.0)]),
+        offer=id,
+        dispatch=dispatched.append,
+        clock=FakeClock(),
+        model=motion(length=1),
+        dispatch_all=True,
+    ).run(threading.Event())
+    assert [decision.sensor for decision in dispatched] == ["x", "y"]
+
+
 def test_lines_that_name_their_sensor() -> None:
     reading, writing = os.pipe()
     os.write(

@@ -8,6 +8,7 @@ from bundles import make_bundle
 
 from edge_agent.contract.chunks import cut
 from edge_agent.contract.errors import BundleError, ConfigError, LinkError
+from edge_agent.contract.experiment import Experiment
 from edge_agent.contract.messages import (
     Batch,
     Desired,
@@ -36,7 +37,7 @@ BLOBS = {TOPICS.blob(digest): data for digest, data in WHOLE.blobs.items()}
 class Operator:
     """Publishes ``BUNDLE``; ``when`` runs a function the first time that a text is told."""
 
-    def __init__(self, tmp_path, broker, *, to="pi-1", wait_s=0.0, connect_s=5.0, start_within_s=0):
+    def __init__(self, tmp_path, broker, *, to="pi-1", wait_s=0.0, connect_s=5.0, **how):
         path = tmp_path / "motion.bundle"
         path.write_bytes(BUNDLE)
         self.broker = broker
@@ -50,7 +51,6 @@ class Operator:
             TOPICS,
             read_parcel(path),
             Target.parse(to),
-            start_within_s=start_within_s,
             wait_s=wait_s,
             connect_s=connect_s,
             answer_s=0.1,
@@ -58,6 +58,7 @@ class Operator:
             tell=self._tell,
             progress=self._progress,
             wall=lambda: NOW,
+            **how,
         )
 
     def when(self, text, act):
@@ -262,6 +263,16 @@ def test_a_refusal_comes_with_its_reason(tmp_path):
     assert report.refused == 1
     assert report.devices[0].reason == "golden vector 3 differs"
     assert "pi-1: refused: golden vector 3 differs" in operator.told
+
+
+def test_a_comparison_that_has_begun_ends_the_wait(tmp_path):
+    broker, rule = SimulatedBroker(), Experiment(windows_min=7)
+    operator = Operator(tmp_path, broker, wait_s=20.0, experiment=rule)
+    begun = update("comparing", reason="0 windows")
+    operator.when("is out", lambda: say(broker, status("pi-1", begun)))
+    report = operator.run()
+    assert (report.comparing, report.refused, report.unanswered) == (1, 0, 0)
+    assert (desired(broker).experiment, desired(broker).schema) == (rule, 2)
 
 
 def test_reports_on_older_revisions_and_other_models_are_no_verdict(tmp_path):

@@ -3,9 +3,12 @@
 import json
 
 import pytest
+from msgspec import structs
 
+from edge_agent.contract.experiment import Arm, Comparison
 from edge_agent.contract.messages import (
     Decision,
+    ExperimentReport,
     Latency,
     Ledger,
     Metrics,
@@ -103,6 +106,21 @@ def test_clones_faults_and_refusals_are_named():
         assert part in notes
 
 
+def test_two_models_side_by_side_are_told():
+    a = Arm(version="1.0.0", windows=1000, fired=3, labelled=10, correct=8, p50_us=6.0, p99_us=9.0)
+    b = Arm(version="2.0.0", windows=1000, errors=1, labelled=10, correct=9, p50_us=12.0)
+    found = Comparison(compared=1000, disagreed=25, left_out=2, won=2, lost=1, a=a, b=b)
+    pipeline = structs.replace(STATUS.pipelines[0], comparison=found)
+    notes = status_notes([structs.replace(STATUS, pipelines=(pipeline,))])
+    for part in (
+        "decides: 1.0.0: 1000 windows, 3 fired, 0 errors, p50 6 µs, p99 9 µs, right 80.00% of 10",
+        "compared: 2.0.0: 1000 windows, 0 fired, 1 errors",
+        "alike on 97.50% of 1000 windows, 2 left out",
+        "right alone: 2.0.0 2, 1.0.0 1",
+    ):
+        assert any(note.startswith(f"pi-1: pipeline left: {part}") for note in notes), notes
+
+
 def test_columns_line_up():
     table = text_table(("name", "n"), [("a", "1"), ("long name", "1000")])
     assert table.splitlines() == ["name       n", "a             1", "long name  1000"]
@@ -136,6 +154,12 @@ def test_a_report_has_a_row_for_each_device_and_their_sum():
         (Started(t=1.0, agent="0.1.0"), "started", "started, agent 0.1.0"),
         (Ledger(t=1.0, boot="b", count=3, reason="byte cap"), "ledger", "dropped 3 records: byte"),
         (UPDATE, "update", "motion 2.0.0: refused: channels differ"),
+        (
+            ExperimentReport(t=1.0, model="motion", version="2.0.0", sha256="0", revision=1,
+                             incumbent="1.0.0", outcome="look", reason="7 windows"),
+            "experiment",
+            "motion 2.0.0 beside 1.0.0: look: 7 windows",
+        ),
     ],
 )  # fmt: skip
 def test_records_become_lines_and_json(record, kind, part):

@@ -11,11 +11,11 @@ from bundles import make_bundle
 from edge_agent.contract.bundle import parse_bundle
 from edge_agent.contract.errors import BundleError, StorageError
 from edge_agent.update.disk import Disk
-from edge_agent.update.pointer import Installed, Refusal
+from edge_agent.update.pointer import FORMAT, Installed, Refusal
 from edge_agent.update.store import Store
 
 OLD, NEW, NEWER = (make_bundle(version=version) for version in ("1.0.0", "1.1.0", "1.2.0"))
-FIXTURE = Path(__file__).parent / "fixtures" / "store" / "v1"
+FIXTURES = Path(__file__).parent / "fixtures" / "store"
 
 
 def digest(bundle):
@@ -205,9 +205,9 @@ def snapshot(folder):
 
 def test_a_newer_store_is_refused_and_not_touched(tmp_path):
     Store(tmp_path / "store").install(OLD)
-    (tmp_path / "store" / "FORMAT").write_text("3\n")
+    (tmp_path / "store" / "FORMAT").write_text(f"{FORMAT + 1}\n")
     before = snapshot(tmp_path)
-    with pytest.raises(StorageError, match="format 3"):
+    with pytest.raises(StorageError, match=f"format {FORMAT + 1}"):
         Store(tmp_path / "store")
     assert snapshot(tmp_path) == before
 
@@ -216,13 +216,13 @@ def test_a_newer_pointer_is_refused_and_not_touched(tmp_path):
     store = Store(tmp_path / "store")
     store.install(OLD)
     path = tmp_path / "store" / "models" / "motion.json"
-    path.write_bytes(json.dumps({"format": 3, "something": "else"}).encode())
+    path.write_bytes(json.dumps({"format": FORMAT + 1, "something": "else"}).encode())
     before = snapshot(tmp_path)
     for call in (store.pointer, store.repair):
-        with pytest.raises(StorageError, match="format 3"):
+        with pytest.raises(StorageError, match=f"format {FORMAT + 1}"):
             call("motion")
     for call in (store.collect, lambda: Store(tmp_path / "store")):
-        with pytest.raises(StorageError, match="format 3"):
+        with pytest.raises(StorageError, match=f"format {FORMAT + 1}"):
             call()
     assert snapshot(tmp_path) == before
 
@@ -232,12 +232,13 @@ def test_a_store_whose_format_is_lost_is_not_guessed_at(tmp_path, content):
     Store(tmp_path / "store")
     path = tmp_path / "store" / "FORMAT"
     path.write_text(content) if content is not None else path.unlink()
-    with pytest.raises(StorageError, match="write 2"):
+    with pytest.raises(StorageError, match=f"write {FORMAT}"):
         Store(tmp_path / "store")
 
 
-def test_the_committed_store_of_format_1_opens_and_goes_on(tmp_path):
-    shutil.copytree(FIXTURE, tmp_path / "store")
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_committed_store_of_an_earlier_format_opens_and_goes_on(tmp_path, number):
+    shutil.copytree(FIXTURES / f"v{number}", tmp_path / "store")
     store = Store(tmp_path / "store")
     pointer = store.pointer("motion")
     assert (pointer.current.version, pointer.previous.version) == ("1.1.0", "1.0.0")
@@ -245,7 +246,8 @@ def test_the_committed_store_of_format_1_opens_and_goes_on(tmp_path):
     assert pointer.revision == 30
     assert store.read(pointer.current.sha256).manifest.version == "1.1.0"
     assert store.read(pointer.previous.sha256).manifest.version == "1.0.0"
-    assert (tmp_path / "store" / "FORMAT").read_text() == "2\n"
+    assert (tmp_path / "store" / "FORMAT").read_text() == f"{FORMAT}\n"
+    assert (pointer.update.state if pointer.update else None) == {1: None, 2: "fetching"}[number]
     store.install(NEWER)
     assert store.pointer("motion").previous.version == "1.1.0"
 

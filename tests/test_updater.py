@@ -11,7 +11,7 @@ from bundles import make_bundle
 from edge_agent.clock import SystemClock
 from edge_agent.config import PipelineConfig, TrialConfig, UpdateConfig
 from edge_agent.contract.bundle import parse_bundle
-from edge_agent.contract.errors import InferenceError, StorageError
+from edge_agent.contract.errors import BundleError, InferenceError, StorageError
 from edge_agent.contract.messages import Desired, encode
 from edge_agent.contract.release import Payload
 from edge_agent.contract.topics import CHUNK_BYTES, Topics
@@ -32,6 +32,8 @@ AT_ONCE = TrialConfig(seconds=0, windows_min=0)
 
 class Pipe:
     """Stands in for a pipeline: knows its channels, takes models when it is told to."""
+
+    name, batch_n = "motion-1", 1
 
     def __init__(self, channels=("a", "b"), *, ready=True):
         self.channels, self.ready = channels, ready
@@ -58,8 +60,11 @@ class Pipe:
     def withdraw(self):
         self.models.append(None)
 
-    def accompany(self, shadow):
-        self.shadow = shadow
+    def accompany(self, companion):
+        self.shadow = companion
+
+    def share(self, model, holds):
+        raise BundleError("one sensor")
 
     def health(self):
         return self.found
@@ -373,7 +378,7 @@ def test_a_newer_state_ends_an_update_that_is_under_way(device, broker):
     [
         (b"rubbish", "not a Desired message"),
         (b"{}", "not a Desired message"),
-        ({"schema": 2}, "schema 2"),
+        ({"schema": 3}, "schema 3"),
         ({"sha256": "../../etc"}, "a digest is malformed"),
         ({"model": "other"}, "speaks of the model other"),
         ({"revision": 0}, "at least 1"),
@@ -664,8 +669,8 @@ def test_a_bundle_that_no_longer_fits_the_configuration_stays_and_does_not_run(u
 
 
 def test_a_newer_pointer_stops_the_start(updated):
-    (updated.folder / "models" / "motion.json").write_bytes(b'{"format":3}')
-    with pytest.raises(StorageError, match="format 3"):
+    (updated.folder / "models" / "motion.json").write_bytes(b'{"format":99}')
+    with pytest.raises(StorageError, match="format 99"):
         updated.restart()
 
 

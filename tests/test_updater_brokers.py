@@ -43,6 +43,8 @@ AT_ONCE = TrialConfig(seconds=0, windows_min=0)
 class Pipe:
     """Stands in for a pipeline that takes every model at once."""
 
+    name, batch_n = "motion-1", 1
+
     def misfit(self, manifest):
         return None
 

@@ -13,8 +13,9 @@ from typing import Any, Final, Literal, TypeVar
 import msgspec
 
 from edge_agent.contract.errors import LinkError
+from edge_agent.contract.experiment import Comparison, Experiment
 from edge_agent.contract.names import is_sha256, name_fault, version_fault
-from edge_agent.contract.release import Payload
+from edge_agent.contract.release import EXPERIMENT_SCHEMA, Payload
 
 MESSAGE_SCHEMA: Final = 1
 
@@ -24,6 +25,7 @@ UpdateState = Literal[
     "verified",
     "staged",
     "probing",
+    "comparing",
     "trial",
     "committed",
     "rolled_back",
@@ -139,6 +141,32 @@ class UpdateReport(Stamp, frozen=True, kw_only=True, tag="update"):
     reason: str = ""
 
 
+class ExperimentReport(Stamp, frozen=True, kw_only=True, tag="experiment"):
+    """How a candidate does beside the incumbent: when it begins, at the verdict, and hourly.
+
+    Attributes:
+        model: name of the model.
+        version: of the candidate.
+        sha256: digest of the candidate.
+        revision: of the desired state that asked for it.
+        incumbent: version of the model that it is compared with.
+        outcome: ``look`` for no verdict yet.
+        reason: of the verdict, or where it stands.
+        seconds: how long they have been compared.
+        pipelines: the figures, by the names of the pipelines.
+    """
+
+    model: str
+    version: str
+    sha256: str
+    revision: int
+    incumbent: str
+    outcome: Literal["look", "promote", "drop"]
+    reason: str = ""
+    seconds: float = 0.0
+    pipelines: dict[str, Comparison] = {}
+
+
 class Latency(msgspec.Struct, frozen=True, kw_only=True):
     """Percentiles of one stage since the agent started, in microseconds."""
 
@@ -164,7 +192,7 @@ class Metrics(Stamp, frozen=True, kw_only=True, tag="metrics"):
     rss_bytes: int
 
 
-Record = Decision | RawWindow | Started | Ledger | UpdateReport | Metrics
+Record = Decision | RawWindow | Started | Ledger | UpdateReport | ExperimentReport | Metrics
 
 
 class Batch(msgspec.Struct, frozen=True, kw_only=True):
@@ -218,6 +246,7 @@ class PipelineStatus(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         state: ``waiting`` for a model, ``running``, ``ended`` (its recording is over) or
             ``failed``, with the reason in ``fault``.
+        comparison: the figures while a second model runs beside this one.
     """
 
     name: str
@@ -230,6 +259,7 @@ class PipelineStatus(msgspec.Struct, frozen=True, kw_only=True):
     latency_us: dict[str, Latency] = {}
     last_label: str = ""
     last_state: str = ""
+    comparison: Comparison | None = None
 
 
 class OutboxStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -296,6 +326,8 @@ class Desired(msgspec.Struct, frozen=True, kw_only=True):
         bytes: size of the whole bundle file.
         payloads: how it travels; the first needs no base.
         start_within_s: devices begin at a stable random moment within so many seconds.
+        experiment: how it is compared before it decides; ``schema`` is 2 where there is one, so
+            that an agent that knows of none refuses it.
     """
 
     schema: int = MESSAGE_SCHEMA
@@ -306,11 +338,12 @@ class Desired(msgspec.Struct, frozen=True, kw_only=True):
     bytes: int
     payloads: tuple[Payload, ...]
     start_within_s: int = 0
+    experiment: Experiment | None = None
 
     @property
     def fault(self) -> str | None:
         """The first contradiction in the message, or None."""
-        if self.schema > MESSAGE_SCHEMA:
+        if self.schema > EXPERIMENT_SCHEMA:
             return f"the desired state has schema {self.schema}: update the agent first"
         if not is_sha256(self.sha256):
             return "a digest is malformed"
@@ -318,6 +351,8 @@ class Desired(msgspec.Struct, frozen=True, kw_only=True):
             return "bytes and revision must be at least 1, start_within_s at least 0"
         if not self.payloads or self.payloads[0].base:
             return "the first payload must need no base"
+        if self.experiment and (fault := self.experiment.fault):
+            return f"experiment: {fault}"
         faults = (payload.fault for payload in self.payloads)
         return next(filter(None, faults), None) or (
             name_fault("model", self.model) or version_fault(self.version)

@@ -24,9 +24,13 @@ from typing import Final, Literal
 
 import msgspec
 
+from edge_agent.contract.experiment import Experiment
 from edge_agent.contract.names import is_sha256, name_fault, version_fault
 
 RELEASE_SCHEMA: Final = 1
+EXPERIMENT_SCHEMA: Final = 2
+"""Of orders with an experiment: an agent that would not compare must not take them."""
+
 SCOPE_ALL: Final = "all"
 """The scope of bundles that every device may run, and the group to which every device belongs; no
 group that is configured may have this name."""
@@ -131,6 +135,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
         choice: for devices inside ``ring``, or for all where there is no ring.
         base: for devices outside ``ring``; None leaves them what they have.
         start_within_s: devices begin at a stable random moment within so many seconds.
+        experiment: how ``choice`` is compared with what runs before it may; ``schema`` is 2 then.
     """
 
     schema: int = RELEASE_SCHEMA
@@ -140,6 +145,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     ring: Ring | None = None
     base: Choice | None = None
     start_within_s: int = 0
+    experiment: Experiment | None = None
 
     def chosen(self, device: str) -> Choice | None:
         """What one device is to run; None for what it has."""
@@ -148,10 +154,12 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def fault(self) -> str | None:
         """The first contradiction, or None."""
-        if self.schema > RELEASE_SCHEMA:
+        if self.schema > EXPERIMENT_SCHEMA:
             return f"the order has schema {self.schema}: update the agent first"
         if self.revision < 1 or self.start_within_s < 0:
             return "revision must be at least 1, start_within_s at least 0"
+        if self.experiment and (fault := self.experiment.fault):
+            return f"experiment: {fault}"
         for choice in (self.choice, *((self.base,) if self.base else ())):
             if not is_sha256(choice.sha256):
                 return "a digest is malformed"

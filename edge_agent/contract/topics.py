@@ -7,6 +7,7 @@ topic                                             retained  payload
 ``PREFIX/device/DEVICE/records/live``             no        :class:`~.messages.Batch`
 ``PREFIX/device/DEVICE/records/backlog``          no        :class:`~.messages.Batch`, sent late
 ``PREFIX/device/DEVICE/ack``                      no        :class:`~.messages.Ack`, by a collector
+``PREFIX/device/DEVICE/truth``                    no        :class:`~.experiment.Truth`
 ``PREFIX/desired/device/DEVICE/MODEL``            yes       :class:`~.messages.Desired`
 ``PREFIX/desired/group/GROUP/MODEL``              yes       :class:`~.messages.Desired`
 ``PREFIX/blob/SHA256``                            yes       raw bytes with that digest, <= 48 KiB
@@ -56,6 +57,10 @@ class Topics(msgspec.Struct, frozen=True):
     def ack(self, device: str) -> str:
         """Where collectors acknowledge to one device."""
         return f"{self.prefix}/device/{device}/ack"
+
+    def truth(self, device: str) -> str:
+        """Where one device is told what its windows really were."""
+        return f"{self.prefix}/device/{device}/truth"
 
     def desired_for_device(self, device: str, model: str) -> str:
         """Retained desired state of one model on one device."""

@@ -13,8 +13,9 @@ from typing import Final
 import msgspec
 
 from edge_agent.contract.errors import LinkError
+from edge_agent.contract.experiment import Experiment
 from edge_agent.contract.messages import Desired, Status, decode, encode
-from edge_agent.contract.release import SCOPE_ALL
+from edge_agent.contract.release import EXPERIMENT_SCHEMA, SCOPE_ALL
 from edge_agent.contract.topics import Topics
 from edge_agent.fleet.devices import read_status, read_statuses
 from edge_agent.fleet.parcel import Parcel, Target, TrustFiles
@@ -34,6 +35,7 @@ class PublishReport(msgspec.Struct, frozen=True, kw_only=True):
         held: blobs that the broker had already.
         uploaded: blobs that it had not; those that it lost and got again count again.
         repeated: publishes that had to be repeated.
+        comparing: devices that compare it with what they run.
         reconnects: how often the broker was lost.
         devices: verdicts of the addressed devices that are known.
     """
@@ -51,6 +53,7 @@ class PublishReport(msgspec.Struct, frozen=True, kw_only=True):
     reconnects: int
     committed: int
     refused: int
+    comparing: int
     unanswered: int
     devices: tuple[Verdict, ...]
 
@@ -66,6 +69,7 @@ class Publisher:
         trust: the signed metadata that order it; None for devices that run unsigned.
         revision: of that order; unsigned, one above all that the broker knows.
         start_within_s: devices begin at a stable random moment within so many seconds.
+        experiment: how devices compare it before it decides; None for not at all.
         wait_s: how long to wait for verdicts once the desired state is out; 0 does not wait.
         connect_s: how long the broker may be away.
         answer_s: how long the broker may take to answer for retained messages.
@@ -85,6 +89,7 @@ class Publisher:
         trust: TrustFiles | None = None,
         revision: int | None = None,
         start_within_s: int = 0,
+        experiment: Experiment | None = None,
         wait_s: float,
         connect_s: float,
         tell: Callable[[str], None],
@@ -100,6 +105,7 @@ class Publisher:
         self._trust = trust
         self._revision = revision
         self._start_within_s = start_within_s
+        self._experiment = experiment
         self._wait_s = wait_s
         self._connect_s = connect_s
         self._answer_s = answer_s
@@ -155,7 +161,7 @@ class Publisher:
     def _announce(self) -> Desired:
         """Publish the desired state until it, or somebody's newer one, can be read back."""
         new = self._desired is None
-        self._desired = desired = self._desired or self._make_desired()
+        self._desired = desired = self._desired or self._compared(self._make_desired())
         payload = encode(desired)
         if self._wait_s > 0:
             self._session.subscribe(self._filters())  # before, so as not to miss the first states
@@ -188,6 +194,13 @@ class Publisher:
         highest = max((_revision(payload) for payload in answers.values()), default=0)
         revision = max(int(self._wall() * 1000), highest + 1)
         return self._parcel.desired(revision, self._start_within_s)
+
+    def _compared(self, desired: Desired) -> Desired:
+        """With the rule of the comparison, if there is one."""
+        rule = self._experiment
+        if rule is None:
+            return desired
+        return msgspec.structs.replace(desired, experiment=rule, schema=EXPERIMENT_SCHEMA)
 
     # --- the devices' side -----------------------------------------------------------------------
 
@@ -262,6 +275,7 @@ class Publisher:
         states = [verdict.state for verdict in verdicts]
         committed = states.count("committed")
         refused = states.count("refused") + states.count("rolled_back")
+        comparing = states.count("comparing")
         return PublishReport(
             model=self._parcel.model,
             version=self._parcel.version,
@@ -276,7 +290,8 @@ class Publisher:
             reconnects=self._reconnects,
             committed=committed,
             refused=refused,
-            unanswered=len(states) - committed - refused,
+            comparing=comparing,
+            unanswered=len(states) - committed - refused - comparing,
             devices=verdicts,
         )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypedDict, Unpack
+from typing import TYPE_CHECKING, Final, NotRequired, TypedDict, Unpack
 
 import click
 
@@ -14,6 +14,7 @@ from edge_agent.contract.errors import ConfigError
 from edge_agent.contract.messages import encode
 from edge_agent.contract.release import SCOPE_ALL
 from edge_agent.contract.topics import Topics
+from edge_agent.fleet.comparing import compare_options
 from edge_agent.fleet.options import broker_options, start_within_option
 from edge_agent.fleet.trust.options import (
     FILE,
@@ -25,6 +26,7 @@ from edge_agent.fleet.trust.options import (
 )
 
 if TYPE_CHECKING:
+    from edge_agent.contract.experiment import Experiment
     from edge_agent.fleet.parcel import Parcel, Target, TrustFiles
     from edge_agent.fleet.trust.repository import Repository
 
@@ -63,6 +65,7 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print the outcome 
 @click.option("--yes", is_flag=True, help="Approve without asking, where --keys allow it.")
 @click.option("--unsigned", is_flag=True, help="For devices in development that run unsigned.")
 @start_within_option
+@compare_options
 @repo_option
 @keys_option
 @passphrase_option
@@ -77,6 +80,7 @@ def publish(
     yes: bool,
     unsigned: bool,
     start_within_s: int,
+    experiment: Experiment | None,
     repo: Path | None,
     keys: Path | None,
     passphrase: Secret,
@@ -89,11 +93,14 @@ def publish(
 
     The bundle must be approved; with --keys this is done on the way. Everything is read back from
     the broker before it counts as published. Ends with 0 when the devices have committed it or
-    have not answered yet, and with 8 when one has refused it or gone back.
+    have not answered yet, and with 8 when one has refused it or gone back. With --shadow, --ab or
+    --rule the devices first compare it with what they run; then the wait ends when they do so.
 
     Example: edge-fleet publish motion-1.1.0.bundle --to pi-7 --repo fleet --keys /media/stick/keys
 
     Example: edge-fleet publish motion-1.1.0.bundle --to group:line-2 --wait 0 --repo fleet
+
+    Example: edge-fleet publish motion-1.1.0.bundle --to pi-7 --repo fleet --shadow
     """
     from edge_agent.fleet.parcel import Target, read_parcel
     from edge_agent.fleet.trust.approving import approved_digest, open_repository
@@ -105,6 +112,7 @@ def publish(
         _send(
             read_parcel(bundle),
             whom,
+            experiment=experiment,
             broker=broker,
             wait_s=wait_s,
             connect_s=connect_s,
@@ -118,6 +126,7 @@ def publish(
         repository,
         digest,
         whom,
+        experiment=experiment,
         broker=broker,
         wait_s=wait_s,
         connect_s=connect_s,
@@ -235,6 +244,7 @@ class _How(TypedDict):
     connect_s: float
     as_json: bool
     start_within_s: int
+    experiment: NotRequired[Experiment | None]
 
 
 def _order(
@@ -244,7 +254,9 @@ def _order(
     **how: Unpack[_How],
 ) -> None:
     """Sign the order, then put everything on the broker."""
-    from edge_agent.contract.release import Choice, Order
+    from msgspec.structs import replace
+
+    from edge_agent.contract.release import EXPERIMENT_SCHEMA, Choice, Order
     from edge_agent.fleet.parcel import trust_files
     from edge_agent.fleet.trust.approving import ordered_parcel
 
@@ -257,6 +269,8 @@ def _order(
         choice=choice,
         start_within_s=how["start_within_s"],
     )
+    if (experiment := how.get("experiment")) is not None:
+        order = replace(order, experiment=experiment, schema=EXPERIMENT_SCHEMA)
     repository.order(whom.path(parcel.model), order)
     trust = trust_files(repository.files())
     _send(parcel, whom, trust, revision, **how)
@@ -284,6 +298,7 @@ def _send(
             trust=trust,
             revision=revision,
             start_within_s=how["start_within_s"],
+            experiment=how.get("experiment"),
             wait_s=how["wait_s"],
             connect_s=how["connect_s"],
             tell=meter.tell,
@@ -294,7 +309,7 @@ def _send(
     elif how["wait_s"] > 0:
         click.echo(
             f"{report.committed} committed, {report.refused} refused, "
-            f"{report.unanswered} not yet answered"
+            f"{report.comparing} comparing, {report.unanswered} not yet answered"
         )
     else:
         click.echo("published: devices take it when they are next connected")

@@ -18,6 +18,7 @@ _ORDER: Final[tuple[State, ...]] = (
     "verified",
     "staged",
     "probing",
+    "comparing",
     "trial",
     "committed",
     "rolled_back",
@@ -100,8 +101,9 @@ class Verdicts:
 
     @property
     def settled(self) -> bool:
-        """Whether nothing is left to wait for."""
-        return all(verdict.state in _FINAL for verdict in self._verdicts.values())
+        """Whether nothing is left to wait for; a comparison may last for weeks."""
+        rests = _FINAL | {"comparing"}
+        return all(verdict.state in rests for verdict in self._verdicts.values())
 
     @property
     def starving(self) -> bool:

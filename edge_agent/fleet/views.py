@@ -8,7 +8,15 @@ from typing import Final
 
 import msgspec
 
-from edge_agent.contract.messages import Decision, Ledger, PipelineStatus, Started, Status
+from edge_agent.contract.experiment import Arm, Comparison
+from edge_agent.contract.messages import (
+    Decision,
+    ExperimentReport,
+    Ledger,
+    PipelineStatus,
+    Started,
+    Status,
+)
 from edge_agent.contract.messages import UpdateReport as Update
 from edge_agent.fleet.collect import CollectReport
 from edge_agent.fleet.text import clean
@@ -65,6 +73,12 @@ def status_notes(statuses: Iterable[Status]) -> list[str]:
             f"{status.device}: pipeline {pipeline.name}: {pipeline.fault}"
             for pipeline in status.pipelines
             if pipeline.fault
+        ]
+        notes += [
+            f"{status.device}: pipeline {pipeline.name}: {line}"
+            for pipeline in status.pipelines
+            if pipeline.comparison
+            for line in _comparison(pipeline.comparison)
         ]
         if status.outbox and status.outbox.fault:
             notes.append(f"{status.device}: outbox: {status.outbox.fault}")
@@ -145,8 +159,33 @@ def _record(record: Shown) -> str:
             return f"dropped {record.count} records: {record.reason}"
         case Update():
             return _update(record)
+        case ExperimentReport():
+            pair = f"{record.model} {record.version} beside {record.incumbent}"
+            return f"{pair}: {record.outcome}: {record.reason}"
 
 
 def _update(update: Update) -> str:
     reason = f": {update.reason}" if update.reason else ""
     return f"update to {update.model} {update.version}: {update.state}{reason}"
+
+
+def _comparison(found: Comparison) -> list[str]:
+    """Two models side by side: a line for each, and one for what they have in common."""
+    lines = [f"{name}: {_arm(arm)}" for name, arm in (("decides", found.a), ("compared", found.b))]
+    if found.compared:
+        alike = 1 - found.disagreed / found.compared
+        lines.append(
+            f"alike on {alike:.2%} of {found.compared} windows, {found.left_out} left out, "
+            f"score shift {found.score_shift:+.4f}"
+        )
+    if found.a.labelled or found.b.labelled:
+        lines.append(f"right alone: {found.b.version} {found.won}, {found.a.version} {found.lost}")
+    return lines
+
+
+def _arm(arm: Arm) -> str:
+    accuracy = "" if arm.accuracy is None else f", right {arm.accuracy:.2%} of {arm.labelled}"
+    return (
+        f"{arm.version}: {arm.windows} windows, {arm.fired} fired, {arm.errors} errors, "
+        f"p50 {arm.p50_us:.0f} µs, p99 {arm.p99_us:.0f} µs{accuracy}"
+    )

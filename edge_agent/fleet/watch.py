@@ -8,7 +8,15 @@ from collections.abc import Callable, Iterator
 import msgspec
 
 from edge_agent.contract.errors import LinkError
-from edge_agent.contract.messages import Decision, Ledger, Started, Status, UpdateReport, decode
+from edge_agent.contract.messages import (
+    Decision,
+    ExperimentReport,
+    Ledger,
+    Started,
+    Status,
+    UpdateReport,
+    decode,
+)
 from edge_agent.contract.topics import Topics
 from edge_agent.fleet.devices import read_status
 from edge_agent.fleet.records import Row, parse_batch
@@ -17,7 +25,7 @@ from edge_agent.link import Message
 
 _AGAIN_S = 3.0  # subscriptions are made twice: the first answer may be silence
 
-Shown = Decision | Started | Ledger | UpdateReport
+Shown = Decision | Started | Ledger | UpdateReport | ExperimentReport
 
 
 class Seen(msgspec.Struct, frozen=True):
@@ -99,6 +107,7 @@ def _shown(row: Row) -> Shown | None:
         "started": Started,
         "ledger": Ledger,
         "update": UpdateReport,
+        "experiment": ExperimentReport,
     }
     form = forms.get(row.kind)
     return decode(row.body, form) if form else None

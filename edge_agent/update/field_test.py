@@ -13,7 +13,7 @@ from edge_agent.contract.manifest import Manifest
 from edge_agent.health import Health
 from edge_agent.infer import Model
 from edge_agent.memory import free_bytes
-from edge_agent.shadow import Shadow
+from edge_agent.shadow import PLACES, Companion, Shadow
 from edge_agent.update.trial import illness, is_over
 
 _NS: Final = 1_000_000_000
@@ -22,6 +22,16 @@ _SWAP_S: Final = 30.0  # a pipeline takes a model within about a second
 
 class Target(Protocol):
     """Where a model goes: a pipeline."""
+
+    @property
+    def name(self) -> str:
+        """Of the pipeline."""
+        ...
+
+    @property
+    def batch_n(self) -> int:
+        """How many windows may be decided together."""
+        ...
 
     def misfit(self, manifest: Manifest) -> str | None:
         """Why a bundle cannot run here; None when it can."""
@@ -43,8 +53,16 @@ class Target(Protocol):
         """Decide no more until there is another model."""
         ...
 
-    def accompany(self, shadow: Shadow | None) -> None:
-        """Show every decided window to a second model; None for no more."""
+    def accompany(self, companion: Companion | None) -> None:
+        """Show every decided window to a companion; None for no more."""
+        ...
+
+    def share(self, model: Model | None, holds: Callable[[str], bool]) -> None:
+        """Let a second model decide for the sensors that it holds; None for no other.
+
+        Raises:
+            BundleError: there is one sensor only.
+        """
         ...
 
     def health(self) -> Health:
@@ -98,7 +116,7 @@ class FieldTest:
         if (before.window, before.task) != (after.window, after.task) or before.states:
             return
         for target in self._targets:
-            shadow = Shadow(Model.load(self._old))
+            shadow = Shadow(Model.load(self._old), places=max(PLACES, target.batch_n))
             shadow.start()
             target.accompany(shadow)
             self._shadows.append(shadow)

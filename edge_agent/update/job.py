@@ -8,27 +8,35 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
 from edge_agent.config import UpdateConfig
-from edge_agent.contract.errors import BundleError, InferenceError
+from edge_agent.contract.bundle import Bundle
+from edge_agent.contract.errors import BundleError, InferenceError, StorageError
+from edge_agent.contract.experiment import Truth
 from edge_agent.contract.manifest import Manifest
 from edge_agent.contract.messages import Desired, UpdateState
 from edge_agent.contract.release import Payload, stable_fraction
 from edge_agent.memory import free_bytes
+from edge_agent.update.comparing import Comparing
 from edge_agent.update.disk import storage
+from edge_agent.update.experiment import Verdict, incomparable
 from edge_agent.update.fetch import Fetch
 from edge_agent.update.field_test import FieldTest, Target
 from edge_agent.update.partial import Partial, announced_fault
 from edge_agent.update.pointer import Installed, Journal
 from edge_agent.update.probe import Probe
+from edge_agent.update.reports import Reports
 from edge_agent.update.store import Store
 
 _NS: Final = 1_000_000_000
 _UNPACKED: Final = "bundle"  # in the folder of a payload
+_SAVE_S: Final = 60.0  # between two times that the figures of a comparison go to the disk
+_TELL_S: Final = 3_600.0  # between two records of them
 
 
 class Job:
@@ -40,6 +48,7 @@ class Job:
         store: the bundles on disk.
         targets: the pipelines of the model.
         config: bounds.
+        reports: told how a comparison goes.
         is_running: whether the bundle, on trial, is what the pipelines were started with.
 
     Attributes:
@@ -58,6 +67,7 @@ class Job:
         store: Store,
         targets: Sequence[Target],
         config: UpdateConfig,
+        reports: Reports,
         is_running: bool = False,
     ) -> None:
         self.journal = journal
@@ -65,10 +75,12 @@ class Job:
         self.note = ""
         self.retry_ns = 0
         self._device, self._store, self._targets = device, store, targets
-        self._config, self._is_running = config, is_running
+        self._config, self._reports, self._is_running = config, reports, is_running
         self._payload: Payload | None = None
         self._start_ns: int | None = None
         self._probe: Probe | None = None
+        self._comparing: Comparing | None = None
+        self._save_ns = self._tell_ns = 0
         self._field_test: FieldTest | None = None
 
     @property
@@ -100,6 +112,8 @@ class Job:
                 after = self._staged()
             case "probing":
                 after = self._probing()
+            case "comparing":
+                after = self._compare(now_ns)
             case "trial":
                 after = self._trial(now_ns)
             case "committed" | "rolled_back" | "refused":
@@ -114,8 +128,29 @@ class Job:
         if self._probe:
             self._probe.close()
             self._probe = None
+        if self._comparing:
+            self._comparing.close()
+            self._comparing = None
         if self._field_test:
             self._field_test.close()
+
+    def learn(self, truth: Truth) -> None:
+        """Take what a window of a pipeline really was."""
+        if self._comparing:
+            self._comparing.learn(truth)
+
+    def save(self, now_ns: int) -> None:
+        """Put the figures of a comparison on the disk: the next start goes on from them.
+
+        Raises:
+            StorageError: the disk refused.
+        """
+        if self._comparing is None:
+            return
+        progress = self._comparing.progress(now_ns)
+        journal = msgspec.structs.replace(self.journal, progress=progress, tries=0)
+        self._store.record(self.desired.model, journal)
+        self.journal = journal
 
     def go_back(self) -> None:
         """The trial has failed: the pipelines take the model before again."""
@@ -190,7 +225,15 @@ class Job:
         for target in self._targets:
             if fault := target.misfit(manifest):
                 raise BundleError(fault)
+        self._require_comparable(manifest)
         return "staged"
+
+    def _require_comparable(self, manifest: Manifest) -> None:
+        """Refuse what is to be compared and cannot be; sooner than it would be found out."""
+        rule = self.desired.experiment
+        incumbent = self._incumbent() if rule else None
+        if rule and incumbent and (fault := incomparable(incumbent.manifest, manifest, rule)):
+            raise BundleError(fault)
 
     def _unpack(self, payload: Payload, folder: Path) -> str | None:
         """Put the bundle that a payload stands for into the store; or why it is not that one."""
@@ -239,20 +282,76 @@ class Job:
                 f"an inference takes {result.p50_us:.0f} µs here, update.latency_us_max allows "
                 f"{limit_us:g}"
             )
-        self._require_memory(result.rss_bytes)
-        return "trial"
+        incumbent = self._incumbent()
+        compares = self.desired.experiment is not None and incumbent is not None
+        given_back = _forecast(incumbent.manifest) if incumbent and not compares else 0
+        self._require_memory(result.rss_bytes, given_back)
+        return "comparing" if compares else "trial"
 
-    def _require_memory(self, model_bytes: int) -> None:
-        """Refuse a model that would not fit even without the one before it."""
+    def _require_memory(self, model_bytes: int, given_back: int) -> None:
+        """Refuse a model that does not fit beside the one before it, or in its place."""
         free = free_bytes()
-        current = self._store.pointer(self.desired.model).current
-        given_back = _forecast(self._store.read(current.sha256).manifest) if current else 0
         needed = model_bytes * len(self._targets) + self._config.reserve_bytes
         if free is not None and needed > free + given_back * len(self._targets):
             raise BundleError(
                 f"it needs {needed / 2**20:.0f} MiB with update.reserve_bytes, "
                 f"{free / 2**20:.0f} are free"
             )
+
+    def _compare(self, now_ns: int) -> UpdateState | None:
+        """Run it beside the incumbent until there is a verdict."""
+        comparing = self._comparing or self._begin_comparing(now_ns)
+        if comparing is None:
+            return "trial"
+        verdict = comparing.look(now_ns)
+        over = verdict.outcome != "look"
+        if over or now_ns >= self._tell_ns:
+            self._tell_ns = now_ns + round(_TELL_S * _NS)
+            progress = comparing.progress(now_ns)
+            self._reports.compared(self.desired, comparing.incumbent, verdict, progress)
+            self.journal = msgspec.structs.replace(self.journal, progress=progress)
+        if not over:
+            self._save_at_times(now_ns, verdict)
+            return None
+        comparing.close()
+        self._comparing = None
+        if verdict.outcome == "drop":
+            raise BundleError(verdict.reason)
+        return "trial"
+
+    def _save_at_times(self, now_ns: int, verdict: Verdict) -> None:
+        """Rarely, as a disk wears out; the status is published when the note changes."""
+        if now_ns < self._save_ns:
+            return
+        self._save_ns = now_ns + round(_SAVE_S * _NS)
+        self.note = verdict.reason
+        with suppress(StorageError):  # they stay in memory, and a minute later it may work
+            self.save(now_ns)
+
+    def _begin_comparing(self, now_ns: int) -> Comparing | None:
+        """Set it beside what is current; None when that has been lost since."""
+        desired, incumbent = self.desired, self._incumbent()
+        rule = desired.experiment
+        if incumbent is None or rule is None:
+            return None
+        self._comparing = Comparing(
+            self._store.read(desired.sha256),
+            incumbent,
+            self._targets,
+            rule,
+            salt=f"{desired.revision}/{self._device}",
+            progress=self.journal.progress,
+            now_ns=now_ns,
+        )
+        self._save_ns = now_ns + round(_SAVE_S * _NS)
+        self._comparing.begin()
+        self.note = f"beside {self._comparing.incumbent}"
+        return self._comparing
+
+    def _incumbent(self) -> Bundle | None:
+        """What is current; None for nothing."""
+        current = self._store.pointer(self.desired.model).current
+        return self._store.read(current.sha256) if current else None
 
     def _trial(self, now_ns: int) -> UpdateState | None:
         """Run it in the pipelines, and watch."""
@@ -272,10 +371,8 @@ class Job:
         return "committed"
 
     def _make_trial(self, now_ns: int) -> FieldTest:
-        current = self._store.pointer(self.desired.model).current
-        old = self._store.read(current.sha256) if current else None
         new = self._store.read(self.desired.sha256)
-        return FieldTest(new, old, self._targets, self._config, now_ns)
+        return FieldTest(new, self._incumbent(), self._targets, self._config, now_ns)
 
     def _start_probe(self) -> Probe:
         return Probe(

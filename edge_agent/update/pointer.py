@@ -1,6 +1,7 @@
 """What the store knows of one model, as values: what runs, ran before, is on its way, was refused.
 
-Format 2 added the journal of the update that is under way; a pointer of format 1 has none.
+Format 2 added the journal of the update that is under way; a pointer of format 1 has none. Format
+3 added the state ``comparing`` and how far it has come.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from edge_agent import __version__
 from edge_agent.contract.errors import StorageError
 from edge_agent.contract.messages import Desired, UpdateState
 from edge_agent.update.disk import storage
+from edge_agent.update.experiment import Progress
 
-FORMAT: Final = 2
+FORMAT: Final = 3
 """Of the store. It stands in its FORMAT file and in every pointer."""
 
 _REFUSED_MAX: Final = 16  # refusals that a pointer remembers, the newest
@@ -59,12 +61,14 @@ class Journal(msgspec.Struct, frozen=True, kw_only=True):
         state: that was entered last.
         tries: how often the agent has begun this state, restarts included.
         failed: digests of payloads that did not give the bundle.
+        progress: of its comparison with the incumbent, once that has begun.
     """
 
     desired: Desired
     state: UpdateState
     tries: int = 1
     failed: tuple[str, ...] = ()
+    progress: Progress | None = None
 
 
 class Pointer(msgspec.Struct, frozen=True, kw_only=True):

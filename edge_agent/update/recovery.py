@@ -84,7 +84,7 @@ class Recovery:
     def _resumed(self, model: str, journal: Journal) -> Journal | None:
         """Go on with an update that an end of the agent has interrupted, or give it up."""
         state, tries = journal.state, journal.tries + 1
-        limit = self._trial.starts_max if state == "trial" else TRIES[state]
+        limit = TRIES.get(state, self._trial.starts_max)
         if tries <= limit:
             journal = msgspec.structs.replace(journal, tries=tries)
             self._store.record(model, journal)

@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from edge_agent.clock import Clock
-from edge_agent.contract.messages import Desired, UpdateReport, UpdateState
+from edge_agent.contract.messages import (
+    Desired,
+    ExperimentReport,
+    Record,
+    UpdateReport,
+    UpdateState,
+)
+from edge_agent.update.experiment import Progress, Verdict
 from edge_agent.update.pointer import Installed, Pointer, Refusal
 
 
@@ -17,7 +24,7 @@ class Reports:
         clock: for their stamps.
     """
 
-    def __init__(self, send: Callable[[UpdateReport], None], clock: Clock) -> None:
+    def __init__(self, send: Callable[[Record], None], clock: Clock) -> None:
         self._send, self._clock = send, clock
         self._latest: dict[str, UpdateReport] = {}
 
@@ -42,6 +49,32 @@ class Reports:
             reason: why, where that is not plain.
         """
         self._send(self._keep(model, bundle, state, reason))
+
+    def compared(
+        self, desired: Desired, incumbent: str, verdict: Verdict, progress: Progress
+    ) -> None:
+        """Send the figures of a comparison.
+
+        Args:
+            desired: the candidate.
+            incumbent: version of the incumbent.
+            verdict: on these figures.
+            progress: the figures.
+        """
+        report = ExperimentReport(
+            t=self._clock.wall(),
+            synced=self._clock.synced(),
+            model=desired.model,
+            version=desired.version,
+            sha256=desired.sha256,
+            revision=desired.revision,
+            incumbent=incumbent,
+            outcome=verdict.outcome,
+            reason=verdict.reason,
+            seconds=progress.seconds,
+            pipelines=progress.pipelines,
+        )
+        self._send(report)
 
     def note(self, desired: Desired, state: UpdateState, reason: str) -> None:
         """Say in the status alone what an update waits for; it is in the same state as before."""

@@ -2,7 +2,7 @@
 
 ::
 
-    FORMAT                        2
+    FORMAT                        3
     blobs/SHA256.bundle           whole, checked bundles; models may share one
     partial/SHA256/               a payload that is being fetched, see partial.py
     models/NAME.json              the pointer: current, previous, update, refused

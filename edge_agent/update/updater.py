@@ -15,8 +15,15 @@ import msgspec
 
 from edge_agent.clock import Clock
 from edge_agent.config import UpdateConfig
-from edge_agent.contract.errors import BundleError, InferenceError, StorageError
-from edge_agent.contract.messages import Desired, UpdateReport, UpdateState
+from edge_agent.contract.errors import BundleError, InferenceError, LinkError, StorageError
+from edge_agent.contract.experiment import Truth
+from edge_agent.contract.messages import (
+    Desired,
+    Record,
+    UpdateReport,
+    UpdateState,
+    decode,
+)
 from edge_agent.contract.topics import Topics
 from edge_agent.infer import Model
 from edge_agent.link import Denied, Down, Event, Message, Port, Published, Up, take_events
@@ -56,7 +63,8 @@ class Updater:
         device: this device's id.
         groups: that it belongs to.
         targets: the pipelines of each model.
-        report: gets every state that an update enters, once; must not wait.
+        report: gets every state that an update enters, once, and the figures of comparisons;
+            must not wait.
         config: bounds.
         clock: the time.
         at_once: whether somebody stands by, so that no order waits for its random start.
@@ -75,7 +83,7 @@ class Updater:
         device: str,
         groups: Sequence[str],
         targets: Mapping[str, Sequence[Target]],
-        report: Callable[[UpdateReport], None],
+        report: Callable[[Record], None],
         config: UpdateConfig,
         clock: Clock,
         at_once: bool = False,
@@ -97,6 +105,7 @@ class Updater:
             device=device,
             wake=lambda: self._events.put(_WAKE),
         )
+        self._truth_topic, self._hears_truth = topics.truth(device), False
         self._answers: list[Answer] = []  # for the next step
         self._orders = self._make_orders(trust, groups) if config.root_file else None
         self._remind_ns = 0
@@ -179,6 +188,8 @@ class Updater:
             if job.fetch:
                 with suppress(StorageError):  # costs only fetching the last chunks again
                     job.fetch.partial.sync()
+            with suppress(StorageError):  # costs only the figures of the last minute
+                job.save(self._clock.monotonic_ns())
             job.pause()
             if job.journal.state == "trial":
                 with suppress(StorageError):  # costs only one of the starts that are allowed
@@ -200,6 +211,7 @@ class Updater:
     def _on_event(self, event: Event) -> None:
         if isinstance(event, Up | Down):
             self._wanted.connected()
+            self._hears_truth = False
             for job in self._jobs.values():
                 if job.fetch:
                     job.fetch.lost()
@@ -209,6 +221,8 @@ class Updater:
             case Message(topic=topic, payload=payload):
                 if model := self._wanted.model(topic):
                     self._on_hint(model, topic, payload)
+                elif topic == self._truth_topic:
+                    self._on_truth(payload)
             case Denied(topic=topic, reason=reason):
                 log.warning("the broker denies a subscription to %s: %s", topic, reason)
 
@@ -224,6 +238,19 @@ class Updater:
             self._orders.hint()
         elif desired is not None and self._config.unsigned:
             self._on_desired(model, desired)
+
+    def _on_truth(self, payload: bytes) -> None:
+        """Labels are taken while there is something to compare."""
+        try:
+            truth = decode(payload, Truth)
+        except LinkError as exc:
+            log.warning("a label is left out: %s", exc)
+            return
+        if truth.fault:
+            log.warning("a label is left out: %s", truth.fault)
+            return
+        for job in self._jobs.values():
+            job.learn(truth)
 
     def _take_orders(self, now_ns: int) -> None:
         if self._orders is None:
@@ -288,6 +315,7 @@ class Updater:
         """Ask for what is due; all updates share one window."""
         if self._port and self._port.connected and (topics := self._wanted.due(now_ns)):
             self._port.subscribe(topics)
+        self._listen_for_truth()
         if not self._way.ready:
             return
         fetches = [job.fetch for job in self._jobs.values() if job.fetch]
@@ -297,6 +325,12 @@ class Updater:
                 self._way.drop(plan.drop)
             if plan.ask:
                 self._way.ask(plan.ask)
+
+    def _listen_for_truth(self) -> None:
+        compares = any(job.journal.state == "comparing" for job in self._jobs.values())
+        if compares and not self._hears_truth and self._port and self._port.connected:
+            self._port.subscribe([self._truth_topic])
+            self._hears_truth = True
 
     def _remind(self, now_ns: int) -> None:
         if self._config.enabled and self._config.unsigned and now_ns >= self._remind_ns:
@@ -430,6 +464,7 @@ class Updater:
             store=self._store,
             targets=self._targets[journal.desired.model],
             config=self._config,
+            reports=self._reports,
             is_running=is_running,
         )
 

@@ -72,6 +72,53 @@ def test_an_approved_model_is_pushed_and_rolled_back(world, fleet):
     assert agent.terminate() == 0
 
 
+RULE = """
+windows_min: 300
+agree_bad_ppm: 800000
+latency_percent_max: null
+"""
+
+
+def test_a_model_is_compared_under_a_signed_rule_across_a_restart_without_a_broker(world, fleet):
+    programs, listen, home, broker, tmp_path = world
+    ears = listen(broker, TOPICS.records("pi-1", "+"))
+    agent = start(programs, home, broker, tmp_path)
+    wait_for(lambda: runs(ears, "1.0.0"), "the agent")
+    rule = tmp_path / "rule.yaml"
+    rule.write_text(RULE)
+    options = ("--to", "pi-1", "--yes", "--json", "--rule", str(rule))
+    out = fleet("publish", str(bundle(tmp_path, "1.1.0")), *options)
+    assert json.loads(out.splitlines()[-1])["comparing"] == 1
+    wait_for(lambda: (compared(ears) or [0])[-1] >= 50, "windows that both have answered")
+    assert ears.status().pipelines[0].version == "1.0.0"
+    broker.kill()
+    assert agent.terminate() == 0
+    agent = start(programs, home, broker, tmp_path)
+    broker.start()
+    wait_for(lambda: runs(ears, "1.1.0"), "the verdict")
+    counts = compared(ears)
+    assert counts == sorted(counts)  # it went on where it was
+    assert agent.terminate() == 0
+    outcomes = [report["outcome"] for report in reports(ears)]
+    assert (outcomes[0], outcomes[-1]) == ("look", "promote")
+    assert reports(ears)[-1]["pipelines"]["main"]["compared"] >= 300
+
+
+def compared(ears):
+    """How many windows both have answered, in every status that says so."""
+    lines = [line for status in ears.statuses() for line in status.pipelines]
+    return [line.comparison.compared for line in lines if line.comparison]
+
+
+def reports(ears):
+    """The experiment records that were heard."""
+    topics = [TOPICS.records("pi-1", "live"), TOPICS.records("pi-1", "backlog")]
+    payloads = [payload for topic in topics for payload in ears.payloads(topic)]
+    records = [record for payload in payloads for record in json.loads(payload)["records"]]
+    found = {record["t"]: record for record in records if record["kind"] == "experiment"}
+    return [found[t] for t in sorted(found)]
+
+
 def fleet_without_keys(programs, broker, tmp_path, *command):
     """Going back needs the online key alone."""
     program = programs.fleet(

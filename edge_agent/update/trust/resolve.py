@@ -104,6 +104,8 @@ def _desired(order: Order, choice: Choice, approved: tuple[Approval, Target]) ->
         bytes=target.bytes,
         payloads=approval.payloads,
         start_within_s=order.start_within_s,
+        schema=order.schema,
+        experiment=order.experiment if choice is order.choice else None,
     )
 
 
