@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from edge_agent.contract.errors import StorageError
+from edge_agent.update.disk import Disk
 
 
 class DataFolder:
@@ -24,11 +25,14 @@ class DataFolder:
     def __init__(self, path: Path) -> None:
         self._path = path
         try:
+            new = [folder for folder in (path, *path.parents) if not folder.exists()]
             path.mkdir(parents=True, exist_ok=True)
         except OSError as exc:
             raise StorageError(
                 f"data_dir {path}: {exc.strerror}: make it, owned by the agent's user"
             ) from exc
+        for folder in new:
+            Disk().sync(folder.parent)  # or a power cut could take it with the records in it
         self.outbox = path / "outbox.db"
         self.store = path / "store"
         self.trust = path / "trust"

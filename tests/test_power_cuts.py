@@ -50,7 +50,7 @@ def test_a_whole_update_leaves_a_model_and_a_journal_that_can_be_gone_on_with(tm
         for state in WAY:
             if state == "staged":
                 file = store.partial(wanted.sha256)
-                store._disk.write(file, NEW)
+                store.disk.write(file, NEW)
                 store.adopt(wanted.sha256, file)
             store.record("motion", Journal(desired=wanted, state=state))
         if outcome == "committed":

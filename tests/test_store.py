@@ -365,7 +365,7 @@ def test_a_power_cut_at_any_moment_of_a_change_leaves_the_old_or_the_new_model(t
             store.install(NEW)
         else:
             file = store.partial(digest(NEW))
-            store._disk.write(file, NEW)
+            store.disk.write(file, NEW)
             store.adopt(digest(NEW), file)
             store.commit("motion", Installed(sha256=digest(NEW), version="1.1.0", revision=3))
             store.collect()
@@ -394,7 +394,7 @@ def test_the_model_of_power_cuts_finds_a_store_that_does_not_sync(tmp_path):
     Store(folder).install(OLD)
 
     def change(store):
-        log = store._disk.log
+        log = store.disk.log
         store.install(NEW)
         log[:] = [operation for operation in log if operation[0] != "sync"]
 

@@ -156,7 +156,8 @@ class Job:
 
     def _begin_fetch(self) -> Fetch:
         self._payload = self._choose()
-        partial = Partial(self._store.partial(self._payload.sha256), self._payload)
+        folder = self._store.partial(self._payload.sha256)
+        partial = Partial(folder, self._payload, disk=self._store.disk)
         return Fetch(
             partial, answer_s=self._config.answer_s, bytes_per_s=self._config.bytes_per_s_max
         )
@@ -194,15 +195,18 @@ class Job:
 
     def _unpack(self, payload: Payload, folder: Path) -> str | None:
         """Put the bundle that a payload stands for into the store; or why it is not that one."""
-        from edge_agent.encoding import decode  # noqa: PLC0415 (zstd only where there is an update)
+        from edge_agent.encoding import unpack  # noqa: PLC0415 (zstd only where there is an update)
 
         source, target = folder / "data", folder / _UNPACKED
         base = self._store.path(payload.base) if payload.base else None
         if not source.exists():
             return "the payload is gone"
         try:
-            with storage(target):
-                decode(payload.encoding, source, target, base=base, size=self.desired.bytes)
+            with storage(source), self._store.disk.create(target) as file:
+                at = 0
+                for piece in unpack(payload.encoding, source, base=base, size=self.desired.bytes):
+                    file.write(at, piece)
+                    at += len(piece)
         except BundleError as exc:
             return str(exc)
         with storage(target), target.open("rb") as file:
