@@ -48,7 +48,9 @@ State = dict[Path, Seen]
 """A file tree."""
 
 Same = Callable[[Path, bytes], object]
-"""What of a content can be told apart."""
+"""What of a content can be told apart; :data:`UNREAD` for a file that nobody reads."""
+
+UNREAD: Final = "unread"
 
 
 # --- writing down ---------------------------------------------------------------------------------
@@ -117,17 +119,17 @@ _watched: list[tuple[Path, list[Operation]]] = []
 
 def _on_audit(event: str, arguments: tuple[Any, ...]) -> None:
     for folder, log in _watched:
-        if event == "os.rename" and Path(arguments[1]).is_relative_to(folder):
+        if event == "os.rename" and folder in Path(arguments[1]).parents:
             source, target = map(Path, arguments[:2])
             log.append(("place", target, source.read_bytes()))
-        elif event == "os.symlink" and Path(arguments[1]).is_relative_to(folder):
+        elif event == "os.symlink" and folder in Path(arguments[1]).parents:
             log.append(("link", Path(arguments[1]), str(arguments[0])))
-        elif event == "os.remove" and Path(arguments[0]).is_relative_to(folder):
+        elif event == "os.remove" and folder in Path(arguments[0]).parents:
             if os.path.lexists(arguments[0]):
                 log.append(("remove", Path(arguments[0])))
         elif (
             event == "os.mkdir"
-            and Path(arguments[0]).is_relative_to(folder)
+            and folder in Path(arguments[0]).parents
             and not Path(arguments[0]).exists()
         ):
             log.append(("folder", Path(arguments[0])))
@@ -200,7 +202,7 @@ class Model:
     """A disk: what its names lead to, what of that is durable, and what is not yet.
 
     Args:
-        before: a tree that is durable.
+        before: a tree that is durable; its topmost folder cannot be lost.
     """
 
     def __init__(self, before: Mapping[Path, Seen]) -> None:
@@ -208,6 +210,7 @@ class Model:
             path: File(seen) if isinstance(seen, bytes) else seen for path, seen in before.items()
         }
         self._live = dict(self._durable)
+        self._top = min(before)
         self._since: list[list[Effect]] = []  # changes of names
 
     def do(self, operation: Operation) -> None:
@@ -239,18 +242,28 @@ class Model:
 
     def states(self, same: Same) -> Iterator[State]:
         """Everything that a power cut now may leave."""
+        seen = set()
         for done in itertools.product((True, False), repeat=len(self._since)):
             names = dict(self._durable)
             for effects in itertools.compress(self._since, done):
                 names.update(effects)
-            left = {path: thing for path, thing in names.items() if _reachable(path, names)}
-            paths = list(left)
+            left = {path: thing for path, thing in names.items() if self._reachable(path, names)}
+            if (look := frozenset(left.items())) in seen:
+                continue
+            seen.add(look)
             choices = [
                 thing.contents(path, same) if isinstance(thing, File) else [thing]
                 for path, thing in left.items()
             ]
             for contents in itertools.product(*choices):
-                yield dict(zip(paths, contents, strict=True))
+                yield dict(zip(left, contents, strict=True))
+
+    def _reachable(self, path: Path, names: Mapping[Path, Thing]) -> bool:
+        """Whether a name is there, and all the folders above it."""
+        if names[path] is None:
+            return False
+        above = (folder for folder in path.parents if folder.is_relative_to(self._top))
+        return all(names.get(folder) == FOLDER for folder in above)
 
     def _name(self, *effects: Effect) -> None:
         self._since.append(list(effects))
@@ -265,13 +278,6 @@ class Model:
             self._durable.update(here)
             effects[:] = [effect for effect in effects if effect not in here]
         self._since = [effects for effects in self._since if effects]
-
-
-def _reachable(path: Path, names: Mapping[Path, Thing]) -> bool:
-    """Whether a name is there, and all the folders above it that the model knows of."""
-    if names[path] is None:
-        return False
-    return all(names[folder] == FOLDER for folder in path.parents if folder in names)
 
 
 def exactly(path: Path, content: bytes) -> object:
@@ -296,14 +302,14 @@ def power_cuts(
             promise = operation[1]
         else:
             model.do(operation)
+        if operation[0] == "sync":
+            continue  # what may be left after it might have been left before it
         for state in model.states(same):
-            key = (
-                promise,
-                frozenset(
-                    (path, same(path, thing) if isinstance(thing, bytes) else thing)
-                    for path, thing in state.items()
-                ),
+            look = (
+                (path, same(path, thing) if isinstance(thing, bytes) else thing)
+                for path, thing in state.items()
             )
+            key = promise, frozenset(part for part in look if part[1] is not UNREAD)
             if key not in seen:
                 seen.add(key)
                 yield promise, state

@@ -100,6 +100,7 @@ class Partial:
         self._data: DiskFile | None = None  # open when the index is there
         self.missing: dict[str, str] = {}
         self._disk.make_folder(folder)
+        self._disk.sync(folder.parent)  # or a power cut could take it with what is synced in it
         for number, digest in enumerate(payload.index):
             if not self._resume_index(number, digest):
                 self.missing[digest] = f"index blob {number}"
