@@ -20,7 +20,7 @@ import itertools
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +30,9 @@ from edge_agent.update.disk import Disk, DiskFile
 
 Operation = tuple[Any, ...]
 """The kind of an operation, the path, and more."""
+
+Change = tuple[str, int, bytes]
+"""A change of a file: ``write`` at an offset, or ``size``."""
 
 FOLDER: Final = "folder"
 
@@ -46,6 +49,9 @@ Seen = bytes | str | Link
 
 State = dict[Path, Seen]
 """A file tree."""
+
+Left = Callable[[Path, "File"], Iterable[bytes]]
+"""The contents that may be left of a file; by default every combination, see :meth:`File.all`."""
 
 Same = Callable[[Path, bytes], object]
 """What of a content can be told apart; :data:`UNREAD` for a file that nobody reads."""
@@ -162,32 +168,34 @@ class File:
     """The content of a file: what is durable, and what was done since."""
 
     durable: bytes = b""
-    since: list[tuple[str, int, bytes]] = field(default_factory=list)  # kind, offset or size, data
+    since: list[Change] = field(default_factory=list)
 
     def synced(self) -> None:
         for change in self.since:
             self.durable = _changed(self.durable, change)
         self.since = []
 
-    def contents(self, path: Path, same: Same) -> list[bytes]:
-        """Every content that may be left, of those that cannot be told apart the first."""
-        found: dict[object, bytes] = {}
-        for kept in itertools.product(*map(_fates, self.since)):
-            content = self.durable
-            for change in filter(None, kept):
-                content = _changed(content, change)
-            found.setdefault(same(path, content), content)
-        return list(found.values())
+    def all(self) -> Iterator[bytes]:
+        """Every combination of what may have become of each change."""
+        return map(self.after, itertools.product(*map(fates, self.since)))
+
+    def after(self, changes: Iterable[Change | None]) -> bytes:
+        """What is durable with these changes."""
+        content = self.durable
+        for change in filter(None, changes):
+            content = _changed(content, change)
+        return content
 
 
-def _fates(change: tuple[str, int, bytes]) -> list[tuple[str, int, bytes] | None]:
+def fates(change: Change) -> list[Change | None]:
+    """What may become of a change: it is there, absent, torn, or zeros."""
     kind, at, data = change
     if kind == "size":
         return [change, None]
     return [change, None, (kind, at, data[: len(data) // 2]), (kind, at, bytes(len(data)))]
 
 
-def _changed(content: bytes, change: tuple[str, int, bytes]) -> bytes:
+def _changed(content: bytes, change: Change) -> bytes:
     kind, at, data = change
     if kind == "size":
         return content[:at].ljust(at, b"\0")
@@ -240,23 +248,25 @@ class Model:
             case "sync":
                 self._sync(path)
 
-    def states(self, same: Same) -> Iterator[State]:
+    def states(self, same: Same, left: Left) -> Iterator[State]:
         """Everything that a power cut now may leave."""
         seen = set()
         for done in itertools.product((True, False), repeat=len(self._since)):
             names = dict(self._durable)
             for effects in itertools.compress(self._since, done):
                 names.update(effects)
-            left = {path: thing for path, thing in names.items() if self._reachable(path, names)}
-            if (look := frozenset(left.items())) in seen:
+            there = {path: thing for path, thing in names.items() if self._reachable(path, names)}
+            if (look := frozenset(there.items())) in seen:
                 continue
             seen.add(look)
             choices = [
-                thing.contents(path, same) if isinstance(thing, File) else [thing]
-                for path, thing in left.items()
+                list({same(path, content): content for content in left(path, thing)}.values())
+                if isinstance(thing, File)
+                else [thing]
+                for path, thing in there.items()
             ]
             for contents in itertools.product(*choices):
-                yield dict(zip(left, contents, strict=True))
+                yield dict(zip(there, contents, strict=True))
 
     def _reachable(self, path: Path, names: Mapping[Path, Thing]) -> bool:
         """Whether a name is there, and all the folders above it."""
@@ -285,8 +295,17 @@ def exactly(path: Path, content: bytes) -> object:
     return content
 
 
+def everything(_: Path, file: File) -> Iterator[bytes]:
+    """Every combination of what was not synced."""
+    return file.all()
+
+
 def power_cuts(
-    before: Mapping[Path, Seen], log: list[Operation], *, same: Same = exactly
+    before: Mapping[Path, Seen],
+    log: list[Operation],
+    *,
+    same: Same = exactly,
+    left: Left = everything,
 ) -> Iterator[tuple[Any, State]]:
     """Every state that a power cut may leave, once, with what had been promised until then.
 
@@ -294,6 +313,7 @@ def power_cuts(
         before: the tree in the beginning, durable.
         log: what was done; ``("promise", value)`` stands where something was acknowledged.
         same: which contents cannot be told apart.
+        left: the contents that may be left of a file.
     """
     model, promise = Model(before), None
     seen: set[object] = set()
@@ -304,7 +324,7 @@ def power_cuts(
             model.do(operation)
         if operation[0] == "sync":
             continue  # what may be left after it might have been left before it
-        for state in model.states(same):
+        for state in model.states(same, left):
             look = (
                 (path, same(path, thing) if isinstance(thing, bytes) else thing)
                 for path, thing in state.items()
