@@ -150,9 +150,18 @@ class Job:
         partial, waiting_n = self.fetch.partial, self.fetch.waiting_n
         self.note = f"waiting for {waiting_n} of {partial.chunks} chunks" if waiting_n else ""
         if not partial.complete:
+            self._require_progress(self.fetch)
             return None
         partial.close()
         return "verified"
+
+    def _require_progress(self, fetch: Fetch) -> None:
+        """Refuse a bundle whose chunks never come."""
+        if fetch.silence_s > self._config.silence_s_max:
+            raise BundleError(
+                f"no chunk has come for {fetch.silence_s:.0f} s, {len(fetch.partial.missing)} are "
+                "missing (update.silence_s_max): publish the bundle again"
+            )
 
     def _begin_fetch(self) -> Fetch:
         self._payload = self._choose()
