@@ -201,6 +201,7 @@ BUNDLES = {
 }  # fmt: skip
 
 
+@pytest.mark.filterwarnings("ignore:Duplicate name")
 @pytest.mark.parametrize("name", BUNDLES)
 def test_a_hostile_bundle_is_refused_with_the_reason(victim, name):
     make, reason = BUNDLES[name]

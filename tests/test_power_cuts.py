@@ -10,6 +10,8 @@ import pytest
 from crash_model import PARTS, place
 from power import FOLDER, Link, RecordingDisk, power_cuts, put, tree
 
+from edge_agent.folder import DataFolder
+
 
 @pytest.fixture
 def folder():
@@ -23,6 +25,15 @@ def test_no_power_cut_leaves_anything_bad(folder, part, caplog):
     faults = list(PARTS[part](folder))
     assert not [fault for fault in faults if fault]
     assert len(faults) > {"store": 35, "payloads": 80}.get(part, 400)
+
+
+def test_what_is_kept_in_a_new_data_folder_is_not_lost_with_it(tmp_path):
+    before, disk = tree(tmp_path), RecordingDisk()
+    folder = DataFolder(tmp_path / "var" / "data", disk)
+    disk.replace(folder.outbox, b"records")
+    disk.log.append(("promise", "kept"))
+    states = [state for promise, state in power_cuts(before, disk.log) if promise]
+    assert [state.get(folder.outbox) for state in states] == [b"records"]
 
 
 # --- the model notices what is missing ------------------------------------------------------------
