@@ -22,16 +22,17 @@ from pathlib import Path
 from typing import Any, Final
 
 import apsw
-from outboxes import CLOCK, MIB, append_all, decision, kept, open_outbox
+from outboxes import CLOCK, MIB, append_all, body, decision, kept, noted, open_outbox
 from power import File, Operation, fates, power_cuts, put, tree
 
 from edge_agent.contract.errors import EdgeError
-from edge_agent.outbox.capped_db import CappedDb
-from edge_agent.outbox.items import Item, item_of
+from edge_agent.outbox.capped_db import CappedDb, pages_of
+from edge_agent.outbox.items import Item, Rank, item_of
 from edge_agent.outbox.outbox import _MIGRATIONS, Outbox
 from edge_agent.spans import Spans
 
 FULL_N: Final = 4  # open writes up to which every combination is built
+LARGE: Final = 6_000  # bytes of a record that soon fills an outbox
 VFS: Final = "recording"
 _NEW_JOURNALS: Final = apsw.SQLITE_OPEN_MAIN_JOURNAL | apsw.SQLITE_OPEN_WAL
 
@@ -99,28 +100,66 @@ class Connection:
 def boots(
     place: Path, *, without: Callable[[Operation], bool] = lambda _: False
 ) -> Iterator[str | None]:
-    """What is wrong with each state, or None, of two boots of an outbox.
+    """What is wrong with each state, or None: two boots of a new outbox, and one that is full.
 
     Args:
         place: an empty folder.
         without: operations that the disk did not do after all, to see that it is noticed.
     """
-    folder = place / "data"
-    folder.mkdir(parents=True)
-    before, log = tree(folder), list[Operation]()
-    vfs = RecordingVfs(log)
-    wrote: Records = {}
-    freed = 0
-    for _ in range(2):
-        freed = _boot(folder / "outbox.db", log, wrote, freed)
-    vfs.unregister()
-    log = [operation for operation in log if not without(operation)]
-    for promise, state in power_cuts(before, log, left=_left):
-        path = put(state, folder, place / "left") / "outbox.db"
-        try:
-            yield _fault(path, promise or (0, 0), wrote)
-        except EdgeError as exc:
-            yield str(exc)
+    for number, (prepare, live) in enumerate(((_nothing, _two_boots), (_fill, _drop))):
+        folder = place / str(number)
+        folder.mkdir(parents=True)
+        path, log, wrote = folder / "outbox.db", list[Operation](), Records()
+        vfs = RecordingVfs(log)
+        prepare(path, wrote)
+        before = tree(folder)
+        log.clear()
+        live(path, log, wrote)
+        vfs.unregister()
+        log = [operation for operation in log if not without(operation)]
+        for promise, state in power_cuts(before, log, left=_left):
+            left = put(state, folder, place / "left") / path.name
+            try:
+                yield _fault(left, promise or (0, 0), wrote)
+            except EdgeError as exc:
+                yield str(exc)
+
+
+def _nothing(_: Path, __: Records) -> None:
+    """A new device."""
+
+
+def _two_boots(path: Path, log: list[Operation], wrote: Records) -> None:
+    freed = _boot(path, log, wrote, 0)
+    _boot(path, log, wrote, freed)
+
+
+def _fill(path: Path, wrote: Records) -> None:
+    """An outbox nearly up to its cap."""
+    outbox = open_outbox(path)
+    while outbox._db.pages_free >= pages_of([2 * LARGE]):
+        append_all(outbox, [body(Rank.DECISION, LARGE)])
+        wrote |= kept(outbox)
+    outbox.close()
+
+
+def _drop(path: Path, log: list[Operation], wrote: Records) -> None:
+    """Records for which others, whose loss is noted, have to go."""
+    log.append(("promise", (max(seq for _, seq in wrote), 0)))
+    outbox = _opened(path)
+    while not outbox.dropped:
+        append_all(outbox, [body(Rank.FIRED, LARGE)])
+        log.append(("promise", (outbox.position, 0)))
+        wrote |= kept(outbox)
+    outbox.close()
+
+
+def _opened(path: Path) -> Outbox:
+    """A new boot of an outbox on the recording files."""
+    db = CappedDb(path, bytes_max=MIB, migrations=_MIGRATIONS, connect=Connection)
+    outbox = Outbox(db, CLOCK)
+    outbox._begin("0.1.0")
+    return outbox
 
 
 def _boot(path: Path, log: list[Operation], wrote: Records, freed: int) -> int:
@@ -129,8 +168,7 @@ def _boot(path: Path, log: list[Operation], wrote: Records, freed: int) -> int:
     Returns:
         The last position that may be gone, which is ``freed`` in the beginning.
     """
-    db = CappedDb(path, bytes_max=MIB, migrations=_MIGRATIONS, connect=Connection)  # type: ignore[arg-type]
-    outbox = Outbox(db, CLOCK)
+    outbox = _opened(path)
 
     def promise() -> None:
         log.append(("promise", (outbox.position, freed)))
@@ -139,7 +177,6 @@ def _boot(path: Path, log: list[Operation], wrote: Records, freed: int) -> int:
         append_all(outbox, items)
         promise()
 
-    outbox._begin("0.1.0")
     promise()
     number = itertools.count(outbox.position)
     for turn in range(8):
@@ -151,7 +188,7 @@ def _boot(path: Path, log: list[Operation], wrote: Records, freed: int) -> int:
     outbox.discard(Spans([(1, freed)]))
     for _ in range(4):
         keep([item_of(decision(next(number), fired=True))])
-    db._empty_wal()
+    outbox._db._empty_wal()
     keep([item_of(decision(next(number), fired=True))])
     wrote |= kept(outbox)
     outbox.close()
@@ -183,6 +220,7 @@ def _fault(path: Path, promise: Promise, wrote: Records) -> str | None:
         if list(path.parent.glob("*.corrupt-*")):
             return "the outbox is damaged"
         there, started = kept(outbox), outbox.position
+        said = {at for first, last in noted(outbox) for at in range(first, last + 1)}
         positions = {
             position
             for (boot, seq) in there
@@ -191,7 +229,7 @@ def _fault(path: Path, promise: Promise, wrote: Records) -> str | None:
         }
     finally:
         outbox.close()
-    if lost := set(range(freed + 1, acknowledged + 1)) - positions:
+    if lost := set(range(freed + 1, acknowledged + 1)) - positions - said:
         return f"{len(lost)} acknowledged records are lost"
     if started <= acknowledged:
         return "a number is given again"
