@@ -43,7 +43,7 @@ Records = dict[tuple[str, int], dict[str, object]]
 """Content by boot and seq."""
 
 
-class RecordingFile(apsw.VFSFile):  # type: ignore[misc]
+class RecordingFile(apsw.VFSFile):
     def __init__(self, name: Any, flags: list[int], log: list[Operation]) -> None:
         path = Path(name.filename() if isinstance(name, apsw.URIFilename) else name)
         is_new = not path.exists()
@@ -69,7 +69,7 @@ class RecordingFile(apsw.VFSFile):  # type: ignore[misc]
             self._syncs_folder = False
 
 
-class RecordingVfs(apsw.VFS):  # type: ignore[misc]
+class RecordingVfs(apsw.VFS):
     def __init__(self, log: list[Operation]) -> None:
         self._log = log
         super().__init__(VFS, "")
