@@ -7,7 +7,7 @@ EXTRAS ?= demo
 GROUPS := --group test --group lint $(if $(filter all,$(EXTRAS)),--group servers)
 BIN := .venv/bin
 
-.PHONY: help demo test lint bench bench-scale bench-peers bench-outbox bench-swap bench-push bench-convert bench-tiny plots conformance crash test-arm64 coverage-matrix clean broker postgres
+.PHONY: help demo test lint bench bench-scale bench-peers bench-outbox bench-swap bench-push bench-convert bench-tiny plots conformance crash crash-model test-arm64 coverage-matrix clean broker postgres
 .DELETE_ON_ERROR:
 
 help:
@@ -25,6 +25,7 @@ help:
 	@echo "make plots            draw what is kept in benchmarks/results/ again"
 	@echo "make conformance SUITE=FOLDER   the public TUF suite, every byte over MQTT"
 	@echo "make crash            a thousand agents killed at random moments of a push"
+	@echo "make crash-model      every power cut at every moment of an update, a trust check, a record"
 	@echo "make test-arm64       unit tests, replay and verify on emulated 64-bit ARM"
 	@echo "make coverage-matrix  every estimator of scikit-learn, to benchmarks/COVERAGE.md"
 	@echo "make clean            remove what these made"
@@ -79,6 +80,10 @@ conformance: .venv/.demo broker
 # Agents killed at random moments of a push: half an hour.
 crash: .venv/.demo broker
 	$(BIN)/python benchmarks/keep.py crash $(BIN)/python benchmarks/crash.py
+
+# Every state that a power cut may leave; the tests run it too.
+crash-model: .venv/.dev-$(EXTRAS)
+	$(BIN)/python benchmarks/keep.py crash_model $(BIN)/python tests/crash_model.py
 
 # As root, on Debian: an emulated machine in build/arm64, kept for the next time.
 test-arm64: .venv/.demo

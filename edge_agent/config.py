@@ -222,6 +222,8 @@ class UpdateConfig(Settings, frozen=True, kw_only=True):
         ways: where updates come from, by ``type``; one after the other is tried.
         window_n: chunks asked for at once.
         answer_s: seconds without an answer after which something is asked for again.
+        silence_s_max: seconds without any chunk, while the way is open, after which an update is
+            refused; a broker that lost its chunks is seeded again within a week.
         bytes_per_s_max: most that an update may load; None for no bound.
         check_s: seconds between two looks for new orders when nothing hints at any.
         bundle_bytes_max: largest bundle that is fetched.
@@ -238,6 +240,7 @@ class UpdateConfig(Settings, frozen=True, kw_only=True):
     ways: Annotated[tuple[WayConfig, ...], Meta(min_length=1)] = (RetainedConfig(),)
     window_n: Annotated[int, Meta(ge=1, le=8)] = 8
     answer_s: Positive = 3.0
+    silence_s_max: Positive = 604_800.0
     bytes_per_s_max: Annotated[int, Meta(ge=1024)] | None = None
     check_s: Positive = 3600.0
     bundle_bytes_max: Count = 256 * 1024 * 1024

@@ -64,30 +64,28 @@ def smallest_delta(data: bytes, base: bytes, whole_bytes: int) -> tuple[Encoding
     return (encoding, payload) if len(payload) < DELTA_SHARE_MAX * whole_bytes else None
 
 
-def decode(encoding: Encoding, source: Path, target: Path, *, base: Path | None, size: int) -> None:
-    """Write the bundle that a payload stands for; its digest is for the caller to check.
+def unpack(encoding: Encoding, source: Path, *, base: Path | None, size: int) -> Iterator[bytes]:
+    """The bundle that a payload stands for, in pieces; its digest is for the caller to check.
 
     Args:
         encoding: of the payload.
         source: the payload.
-        target: overwritten; not synced.
         base: the bundle that the payload starts from, where it does.
         size: bytes of the bundle, as signed.
 
     Raises:
         BundleError: the payload is damaged, or does not give so many bytes.
-        OSError: the disk refused.
+        OSError: a file cannot be read.
     """
     written = 0
     with ExitStack() as stack:
         payload = stack.enter_context(source.open("rb"))
-        out = stack.enter_context(target.open("wb"))
         start = stack.enter_context(base.open("rb")) if base else None
         for piece in _unpacked(encoding, payload, start):
             written += len(piece)
             if written > size:
                 raise BundleError(f"the payload unpacks to more than the {size} bytes announced")
-            out.write(piece)
+            yield piece
     if written != size:
         raise BundleError(f"the payload unpacks to {written} bytes, {size} are announced")
 

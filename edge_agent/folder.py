@@ -8,10 +8,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from edge_agent.contract.errors import StorageError
+from edge_agent.update.disk import Disk
 
 
 class DataFolder:
-    """Paths below ``data_dir``; made when absent.
+    """Paths below ``data_dir``; made when absent, durably: what is synced in it must stay.
+
+    Args:
+        path: of the folder.
+        disk: the file operations.
 
     Attributes:
         outbox: the records that are not delivered yet.
@@ -21,13 +26,15 @@ class DataFolder:
         StorageError: it cannot be made.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, disk: Disk | None = None) -> None:
+        self._path, disk = path, disk or Disk()
         try:
-            path.mkdir(parents=True, exist_ok=True)
-        except OSError as exc:
+            for folder in reversed([f for f in (path, *path.parents) if not f.exists()]):
+                disk.make_folder(folder)
+                disk.sync(folder.parent)
+        except (OSError, StorageError) as exc:
             raise StorageError(
-                f"data_dir {path}: {exc.strerror}: make it, owned by the agent's user"
+                f"data_dir {path}: make it, owned by the agent's user: {exc}"
             ) from exc
         self.outbox = path / "outbox.db"
         self.store = path / "store"

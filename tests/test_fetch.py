@@ -47,8 +47,8 @@ def offer(data, chunk_bytes=CHUNK):
 class Conversation:
     """A fetch, a broker that answers at once with what it has, and the time."""
 
-    def __init__(self, folder, payload, blobs, window_n=8):
-        self.partial = Partial(folder, payload)
+    def __init__(self, folder, payload, blobs, window_n=8, disk=None):
+        self.partial = Partial(folder, payload, disk=disk)
         self.fetch = Fetch(self.partial, answer_s=ANSWER_S)
         self.blobs, self.window_n = dict(blobs), window_n
         self.now_ns, self.asked, self.subscribed = 0, [], set()

@@ -1,126 +1,161 @@
-"""Power cuts at every moment of an update, of the trust mark and of the outbox."""
+"""No power cut leaves a device without a model, its mark or a record; and holes are noticed."""
 
-import shutil
+import logging
+from pathlib import Path
 
+import crash_outbox
+import crash_store
+import crash_trust
 import pytest
-from outboxes import decision, kept, open_outbox
-from test_store import (
-    NEW,
-    NEWER,
-    OLD,
-    LoggingDisk,
-    crash_states,
-    every_power_cut,
-    loadable,
-    take,
-)
+from crash_model import PARTS, place
+from power import FOLDER, Link, RecordingDisk, power_cuts, put, tree
 
-from edge_agent.contract.bundle import parse_bundle
-from edge_agent.contract.chunks import cut
-from edge_agent.contract.messages import Desired
-from edge_agent.outbox.items import item_of
-from edge_agent.update.pointer import Installed, Journal, Refusal
-from edge_agent.update.store import Store
-from edge_agent.update.trust.mark import Mark, read_mark, write_mark
-
-WAY = ("offered", "fetching", "verified", "staged", "probing", "trial")
+from edge_agent.folder import DataFolder
 
 
-def desired(data):
-    whole = cut(data)
-    return Desired(
-        revision=3,
-        model="motion",
-        version=parse_bundle(data).manifest.version,
-        sha256=whole.payload.sha256,
-        bytes=len(data),
-        payloads=(whole.payload,),
-    )
+@pytest.fixture
+def folder():
+    with place() as folder:
+        yield folder
 
 
-@pytest.mark.parametrize("outcome", ["committed", "rolled_back"])
-def test_a_whole_update_leaves_a_model_and_a_journal_that_can_be_gone_on_with(tmp_path, outcome):
-    folder = tmp_path / "store"
-    store = Store(folder)
-    take(store, tmp_path, NEWER, 1)
-    take(store, tmp_path, OLD, 2)
-    wanted = desired(NEW)
-
-    def change(store):
-        for state in WAY:
-            if state == "staged":
-                file = store.partial(wanted.sha256)
-                store._disk.write(file, NEW)
-                store.adopt(wanted.sha256, file)
-            store.record("motion", Journal(desired=wanted, state=state))
-        if outcome == "committed":
-            store.commit("motion", Installed(sha256=wanted.sha256, version="1.1.0", revision=3))
-        else:
-            refusal = Refusal(
-                sha256=wanted.sha256, version="1.1.0", revision=3, reason="ill", trial=True
-            )
-            store.refuse("motion", refusal)
-        store.collect()
-
-    states, found = 0, set()
-    for left in every_power_cut(folder, change):
-        states += 1
-        found.add(loadable(left))
-        reopened = Store(left)
-        update = reopened.pointer("motion").update
-        if update is not None and update.state in {"staged", "probing", "trial"}:
-            assert reopened.has(update.desired.sha256), update.state
-    assert states > 60
-    assert found == ({"1.0.0", "1.1.0"} if outcome == "committed" else {"1.0.0"})
+@pytest.mark.parametrize("part", PARTS)
+def test_no_power_cut_leaves_anything_bad(folder, part, caplog):
+    caplog.set_level(logging.CRITICAL + 1)  # every damaged state is said
+    faults = list(PARTS[part](folder))
+    assert not [fault for fault in faults if fault]
+    assert len(faults) > {"store": 35, "payloads": 80}.get(part, 400)
 
 
-def test_the_mark_is_the_old_or_the_new_one_and_never_gone(tmp_path):
-    path, log = tmp_path / "mark.json", []
-    first = Mark(root=1, keys="k", timestamp=1, snapshot=1, roles={"targets.json": 1})
-    second = Mark(root=2, keys="k", timestamp=9, snapshot=9, roles={"targets.json": 3})
-    disk = LoggingDisk(log)
-    write_mark(path, first, disk)
-    durable = {path: path.read_bytes()}
-    log.clear()
-    write_mark(path, second, disk)
-    seen = set()
-    for length in range(len(log) + 1):
-        for state in crash_states(durable, log[:length]):
-            for file in tmp_path.iterdir():
-                file.unlink()
-            for file, data in state.items():
-                file.write_bytes(data)
-            seen.add(read_mark(path).timestamp)
-    assert seen == {1, 9}
+def test_what_is_kept_in_a_new_data_folder_is_not_lost_with_it(tmp_path):
+    before, disk = tree(tmp_path), RecordingDisk()
+    folder = DataFolder(tmp_path / "var" / "data", disk)
+    disk.replace(folder.outbox, b"records")
+    disk.log.append(("promise", "kept"))
+    states = [state for promise, state in power_cuts(before, disk.log) if promise]
+    assert [state.get(folder.outbox) for state in states] == [b"records"]
 
 
-def test_a_log_that_is_cut_anywhere_after_its_last_sync_holds_what_was_accepted(tmp_path):
-    """Every append syncs the log; what comes after may be there, be torn, or be gone."""
-    path = tmp_path / "outbox.db"
-    outbox = open_outbox(path)
-    wal = path.with_name("outbox.db-wal")
-    accepted = [(wal.stat().st_size, outbox.position)]
-    main = path.read_bytes()
-    for number in range(12):
-        outbox.append([item_of(decision(number * 10 + each)) for each in range(10)])
-        accepted.append((wal.stat().st_size, outbox.position))
-    assert path.read_bytes() == main, "a checkpoint would need its pages modelled too"
-    log = wal.read_bytes()
-    outbox.close()
-    cuts = 0
-    for (synced, position), (later, _) in zip(
-        accepted, [*accepted[1:], (len(log), 0)], strict=True
-    ):
-        for length in range(synced, later + 1, 1031):
-            for tail in (b"", b"\x5a" * 4096):
-                folder = tmp_path / "cut"
-                folder.mkdir()
-                (folder / "outbox.db").write_bytes(main)
-                (folder / "outbox.db-wal").write_bytes(log[:length] + tail)
-                reopened = open_outbox(folder / "outbox.db")
-                there = {seq for boot, seq in kept(reopened) if boot == outbox.boot}
-                assert there >= set(range(1, position + 1)), (length, synced)
-                reopened.close()
-                shutil.rmtree(folder)
-                cuts += 1
-    assert cuts > 100
+# --- the model notices what is missing ------------------------------------------------------------
+
+
+class WithoutFolders(RecordingDisk):
+    """Syncs files, and no names."""
+
+    def sync(self, path):
+        if not path.is_dir():
+            super().sync(path)
+
+
+class WithoutFiles(RecordingDisk):
+    """Syncs names, and no content that is put in place by its name."""
+
+    def sync(self, path):
+        if path.is_dir():
+            super().sync(path)
+
+
+class InPlace(RecordingDisk):
+    """Overwrites what is there."""
+
+    def replace(self, path, data):
+        self.write(path, data)
+        self.sync(path)
+        self.sync(path.parent)
+
+
+class WithoutMark(RecordingDisk):
+    """Syncs everything but the mark."""
+
+    def sync(self, path):
+        if path.name not in (".mark.json.tmp", "trust"):
+            super().sync(path)
+
+
+def bad(faults):
+    return next(filter(None, faults), None)
+
+
+@pytest.mark.parametrize("disk", [WithoutFolders, WithoutFiles, InPlace])
+def test_a_disk_that_forgets_something_leaves_no_model(folder, disk):
+    updates = crash_store.updates(disk, folder / "updates", lead=False)
+    assert bad(crash_store.changes(disk, folder / "changes")) or bad(updates)
+
+
+def test_a_disk_that_forgets_names_loses_what_was_fetched(folder):
+    assert "are fetched again" in bad(crash_store.payloads(WithoutFolders, folder))
+
+
+@pytest.mark.parametrize("disk", [WithoutFiles, WithoutMark])
+def test_a_mark_that_is_not_synced_gets_lost(folder, disk):
+    assert "mark.json: damaged" in bad(crash_trust.checks(disk, folder))
+
+
+def test_a_log_of_records_that_is_not_synced_loses_some(folder):
+    def is_sync_of_the_log(operation):
+        return operation[0] == "sync" and operation[1].name == "outbox.db-wal"
+
+    assert bad(crash_outbox.boots(folder, without=is_sync_of_the_log))
+
+
+# --- what the model says --------------------------------------------------------------------------
+
+
+def left(folder, before, log):
+    """Each state of a folder, by name."""
+    return [
+        {str(path.relative_to(folder)): seen for path, seen in state.items() if path != folder}
+        for _, state in power_cuts(before, log)
+    ]
+
+
+def test_what_is_not_synced_may_be_torn_each_by_itself(tmp_path):
+    (tmp_path / "a").write_bytes(b"old!")
+    (tmp_path / "b").write_bytes(b"")
+    before, disk = tree(tmp_path), RecordingDisk()
+    with disk.open(tmp_path / "a") as a, disk.open(tmp_path / "b") as b:
+        a.write(0, b"new!")
+        b.write(0, b"bb")
+    found = {(state["a"], state["b"]) for state in left(tmp_path, before, disk.log)}
+    contents = {b"old!", b"new!", b"ned!", b"\0\0\0\0"}
+    assert found == {(x, y) for x in contents for y in (b"", b"b", b"bb", b"\0\0")}
+
+
+def test_a_rename_may_be_there_before_the_content_and_is_never_half(tmp_path):
+    (tmp_path / "a").write_bytes(b"old")
+    before, disk = tree(tmp_path), RecordingDisk()
+    disk.write(tmp_path / "t", b"new")
+    disk.rename(tmp_path / "t", tmp_path / "a")
+    states = left(tmp_path, before, disk.log)
+    assert {"a": b""} in states
+    assert {"a": b"new"} in states
+    assert {"a": b"old", "t": b"n"} in states
+    assert all("a" in state for state in states)
+    disk.sync(tmp_path / "a")
+    disk.sync(tmp_path)
+    disk.log.append(("promise", "done"))
+    assert [s for p, s in power_cuts(before, disk.log) if p] == [tree(tmp_path)]
+
+
+def test_what_lies_in_a_folder_that_is_lost_is_lost(tmp_path):
+    before, disk = tree(tmp_path), RecordingDisk()
+    disk.make_folder(tmp_path / "f")
+    disk.write(tmp_path / "f" / "x", b"x")
+    disk.sync(tmp_path / "f" / "x")
+    disk.sync(tmp_path / "f")
+    assert {} in left(tmp_path, before, disk.log)
+    assert {"f": FOLDER, "f/x": b"x"} in left(tmp_path, before, disk.log)
+
+
+def test_states_are_built_as_they_are(tmp_path):
+    source = tmp_path / "source"
+    (source / "in").mkdir(parents=True)
+    (source / "in" / "x").write_bytes(b"x")
+    (source / "link").symlink_to("in/x")
+    state = tree(source)
+    assert state[source / "link"] == Link("in/x")
+    built = put(state, source, tmp_path / "built")
+    assert {path.relative_to(built): seen for path, seen in tree(built).items()} == {
+        path.relative_to(source): seen for path, seen in state.items()
+    }
+    assert Path(built / "link").read_bytes() == b"x"

@@ -21,9 +21,9 @@ def probe(tmp_path, bundle, *, seconds=30.0, bytes_max=GIB):
     return run_probe(path, seconds=seconds, bytes_max=bytes_max)
 
 
-def with_graph(nodes, constants):
+def with_graph(nodes, constants, version="1.0.0"):
     """A bundle whose model is these nodes, from ``window`` (N, 4, 2) to ``scores`` (N, 2)."""
-    bundle = parse_bundle(make_bundle())
+    bundle = parse_bundle(make_bundle(version=version))
     graph = helper.make_graph(
         nodes,
         "hostile",
@@ -49,7 +49,7 @@ def greedy():
     )
 
 
-def endless():
+def endless(version="1.0.0"):
     """A model that multiplies matrices for hours."""
     body = helper.make_graph(
         [
@@ -78,6 +78,7 @@ def endless():
             helper.make_node("Add", ["means", "sum"], ["scores"]),
         ],
         {"turns": np.array(2**40, np.int64), "start": np.eye(200, dtype=np.float32)},
+        version,
     )
 
 

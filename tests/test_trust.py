@@ -9,15 +9,19 @@ import time
 import msgspec
 import pytest
 from fleets import DEVICE, SECRET, Fleet, ask
-from tuf.api.exceptions import RepositoryError
+from tuf.api.exceptions import DownloadHTTPError, RepositoryError
 from tuf.api.metadata import Metadata
 from tuf.ngclient import Updater
+from tuf.ngclient.fetcher import FetcherInterface
 
+from edge_agent.contract.chunks import cut
 from edge_agent.contract.errors import ConfigError
-from edge_agent.contract.release import Choice, Order, Ring, group_path
+from edge_agent.contract.release import Choice, Order, Ring, bundle_path, group_path
+from edge_agent.contract.topics import CHUNK_BYTES
 from edge_agent.fleet.trust.keys import make_key, read_keys
 from edge_agent.fleet.trust.repository import Repository
 from edge_agent.fleet.trust.signed import ChangedError
+from edge_agent.update.partial import Partial, WrongBlobError
 from edge_agent.update.trust.child import MADE, Piped, floor
 from edge_agent.update.trust.mark import read_mark
 
@@ -190,6 +194,53 @@ def test_a_power_cut_that_empties_the_cache_lets_plain_tuf_go_back_and_not_us(fl
     assert not answer.ok
     assert "an older release is offered" in answer.reason
     assert ask(fleet, trust).desired["motion"].version == "1.1.0"
+
+
+class Counting(FetcherInterface):
+    """Gives files in pieces of a chunk, and counts the bytes that were taken."""
+
+    def __init__(self, files):
+        self.files, self.taken = files, 0
+
+    def _fetch(self, url):
+        if (data := self.files.get(url.removeprefix("edge:/"))) is None:
+            raise DownloadHTTPError("absent", 404)
+        return self._pieces(data)
+
+    def _pieces(self, data):
+        for at in range(0, len(data), CHUNK_BYTES):
+            piece = data[at : at + CHUNK_BYTES]
+            self.taken += len(piece)
+            yield piece
+
+
+def test_plain_tuf_takes_all_of_a_bundle_before_it_sees_a_bad_byte_and_we_one_chunk(
+    fleet, trust, tmp_path
+):
+    """What a ``url`` without a hash costs, and why chunk digests are signed."""
+    release = fleet.approve(fleet.release(padding=20 * CHUNK_BYTES))
+    fleet.order(release)
+    updater = plain_client(fleet, tmp_path / "plain", fleet.files())
+    info = updater.get_targetinfo(bundle_path("all", release.sha256))
+    bad = bytes([release.data[0] ^ 1]) + release.data[1:]
+    fetcher = updater._fetcher = Counting({"bundle": bad})
+    info.path = "bundle"
+    updater.config.prefix_targets_with_hash = False
+    with pytest.raises(RepositoryError):
+        updater.download_target(info, str(tmp_path / "target"), "edge:/")
+    assert fetcher.taken == len(bad) > 20 * CHUNK_BYTES  # the hole
+    (payload,) = ask(fleet, trust).desired["motion"].payloads
+    blobs = cut(fleet.repository.payload(payload.sha256)).blobs
+    partial = Partial(tmp_path / "partial", payload)
+    for digest in payload.index:
+        partial.put(digest, blobs[digest])
+    first, name = next(iter(partial.missing.items()))
+    assert name == "chunk 0"
+    with pytest.raises(WrongBlobError, match="chunk 0 does not have the announced digest"):
+        partial.put(first, bytes([blobs[first][0] ^ 1]) + blobs[first][1:])
+    assert partial.want(first).bytes <= CHUNK_BYTES
+    assert first in partial.missing
+    partial.close()
 
 
 def test_hidden_new_roots_are_noticed_after_a_power_cut(fleet, trust):

@@ -77,9 +77,9 @@ class Pipe:
 class Device:
     """An updater with its surroundings. ``restart`` is a kill and a new start."""
 
-    def __init__(self, tmp_path, broker, pipes=None, *, others=(), **config):
+    def __init__(self, tmp_path, broker, pipes=None, *, others=(), disk=None, **config):
         self.folder, self.broker, self.clock = tmp_path / "store", broker, FakeClock()
-        self.pipes = pipes or [Pipe()]
+        self.pipes, self.disk = pipes or [Pipe()], disk
         self.targets = {"motion": self.pipes} | {model: [Pipe()] for model in others}
         self.config = UpdateConfig(**{"unsigned": True, "trial": AT_ONCE} | config)
         self.records = []
@@ -88,7 +88,7 @@ class Device:
     def start(self):
         self.link = self.broker.link()
         self.port = self.link.port("update")
-        self.store = Store(self.folder)
+        self.store = Store(self.folder, self.disk)
         self.updater = Updater(
             store=self.store,
             trust=self.folder.parent / "trust",

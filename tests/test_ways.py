@@ -4,7 +4,7 @@ import functools
 import http.server
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -18,6 +18,8 @@ from edge_agent.fleet.parcel import trust_files
 from edge_agent.fleet.respond import Responder
 from edge_agent.fleet.session import Session
 from edge_agent.testing.broker import SimulatedBroker
+from edge_agent.update.orders import Orders
+from edge_agent.update.trust.check import TrustCheck
 from edge_agent.update.ways.base import Answer, Blob, File
 from edge_agent.update.ways.folder import FolderWay
 from edge_agent.update.ways.https import HttpsWay
@@ -92,6 +94,37 @@ def test_retained_messages_give_files_and_blobs_and_say_what_is_absent(fleet):
     found = collect(wire.way, len(wants) + 2, wire.turn)
     assert found == {TIMESTAMP: fleet.files()["timestamp.json"], ABSENT: None, **wants}
     wire.way.drop(list(wants))
+
+
+@pytest.mark.parametrize("has_index", [True, False])
+def test_whether_there_is_a_newer_root_is_known_at_once_from_the_index_alone(
+    fleet, tmp_path, has_index
+):
+    """python-tuf asks for ``2.root.json`` first; a broker says nothing of what it does not have."""
+    wire = Wire(fleet, lambda port: RetainedWay(port, TOPICS))
+    if not has_index:
+        wire.broker.retained.pop(TOPICS.trust_index())
+    seconds = DEADLINE_S if has_index else 2.0
+
+    def check():
+        return TrustCheck(
+            tmp_path / "trust", root=fleet.root, device="pi-1", groups=(), models=("motion",),
+            seconds=seconds, now=time.time(),
+        )  # fmt: skip
+
+    orders, now_ns = Orders(wire.way, check, answer_s=3.0, check_s=60.0), 0
+    deadline = time.monotonic() + DEADLINE_S
+    while (verdict := orders.step(now_ns)) is None and not orders.fault:
+        assert time.monotonic() < deadline
+        wire.turn()
+        for answer in wire.way.answers():
+            orders.take(answer)
+        time.sleep(0.001)
+    orders.close()
+    if has_index:  # and on its clock no time has passed: nothing was waited for
+        assert verdict.desired["motion"].version == "1.0.0"
+    else:  # the hole: only its deadline ends it
+        assert orders.fault == "the trust check took more than 2 s (it waits for 2.root.json)"
 
 
 def test_a_changed_index_is_news(fleet):
@@ -223,6 +256,26 @@ def test_a_web_server_that_is_away_is_tried_again(fleet, tmp_path, monkeypatch):
     assert way.answers() == []
     way.drop([TIMESTAMP])
     way.close()
+
+
+class Babbling(Dumb):
+    """Says that there is no such thing, and never stops saying so."""
+
+    def do_GET(self):
+        self.send_response(404)
+        self.end_headers()
+        self.close_connection = True
+        with suppress(OSError):
+            while True:
+                self.wfile.write(bytes(100_000))
+
+
+def test_an_error_page_without_end_is_not_read_to_the_end(fleet, tmp_path):
+    with web(tmp_path, Babbling) as url:
+        way = HttpsWay(url, None, lambda: None)
+        way.ask([ABSENT])
+        assert collect(way, 1) == {ABSENT: None}
+        way.close()
 
 
 def test_a_folder_gives_what_is_in_it(fleet, tmp_path):

@@ -21,7 +21,7 @@ from typing import Final, TypedDict, Unpack
 from benchmarks.push import GROUP, MODEL, TOPICS
 from edge_agent.config import BrokerConfig
 from edge_agent.contract.messages import Desired
-from edge_agent.encoding import decode
+from edge_agent.encoding import unpack
 from edge_agent.link import Down, Event, Message, Up, take_events
 from edge_agent.mqtt import MqttLink
 from edge_agent.update.fetch import Fetch
@@ -139,7 +139,8 @@ class Device:
         assert self._desired is not None, "there is nothing to fetch without"
         whole = self._folder / "bundle"
         encoding = self._desired.payloads[0].encoding
-        decode(encoding, partial.file, whole, base=None, size=self._desired.bytes)
+        with whole.open("wb") as file:
+            file.writelines(unpack(encoding, partial.file, base=None, size=self._desired.bytes))
         with whole.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         if digest != self._desired.sha256:

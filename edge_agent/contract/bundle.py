@@ -2,7 +2,8 @@
 
 Stored members keep the file readable with ordinary tools, make the same inputs give the same
 bytes, and leave a hostile file nothing to inflate. Members are read by their known names into
-memory; nothing is ever unpacked to a path that the file names.
+memory; nothing is ever unpacked to a path that the file names. Newer bundles may have further
+members, but no member may name anything else than a plain file.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import re
+import stat
 import zipfile
 from pathlib import Path
 from typing import Final
@@ -23,6 +26,7 @@ from edge_agent.contract.manifest import FileEntry, Manifest, decode_manifest, e
 MANIFEST: Final = "manifest.json"
 MEMBERS: Final = ("model.onnx", "golden.npz", "reference.json", "report.json")
 MANIFEST_BYTES_MAX: Final = 4 * 1024 * 1024
+_PLAIN: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 _EPOCH: Final = (1980, 1, 1, 0, 0, 0)  # the earliest time that ZIP can express
 
 
@@ -66,6 +70,7 @@ def parse_bundle(data: bytes) -> Bundle:
     """Check the bytes of a bundle file; see :func:`read_bundle`."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            _require_plain(archive)
             manifest = decode_manifest(_member(archive, MANIFEST, MANIFEST_BYTES_MAX))
             _require_agent(manifest.agent_min)
             members = [_checked(archive, name, manifest.files.get(name)) for name in MEMBERS]
@@ -153,6 +158,19 @@ def _member(archive: zipfile.ZipFile, name: str, bytes_max: int) -> bytes:
     if info.file_size > bytes_max:
         raise BundleError(f"{name} has {info.file_size} bytes, {bytes_max} are allowed")
     return archive.read(info)
+
+
+def _require_plain(archive: zipfile.ZipFile) -> None:
+    """Refuse what an unpacking tool would write outside its folder, or twice."""
+    names = set[str]()
+    for info in archive.infolist():
+        name = info.filename
+        kind = stat.S_IFMT(info.external_attr >> 16)
+        if not _PLAIN.fullmatch(name) or kind not in (0, stat.S_IFREG):
+            raise BundleError(f"the member {name[:80]!r} is no plain file in the bundle's folder")
+        if name in names:
+            raise BundleError(f"the member {name!r} occurs twice")
+        names.add(name)
 
 
 def _require_agent(agent_min: str) -> None:

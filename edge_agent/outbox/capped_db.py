@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -52,13 +52,21 @@ class CappedDb:
         bytes_max: cap on the sum of the files, at least 1 MiB.
         migrations: script number N brings a file of format N to format N + 1, from the empty
             file as format 0 on.
+        connect: makes the connection; a test that watches every write gives its own.
 
     Raises:
         StorageError: it cannot be opened, or a newer agent wrote it; it was not touched then.
         CorruptError: it is damaged.
     """
 
-    def __init__(self, path: Path, *, bytes_max: int, migrations: Sequence[str]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        bytes_max: int,
+        migrations: Sequence[str],
+        connect: Callable[..., sqlite3.Connection] = sqlite3.connect,
+    ) -> None:
         self.path = path
         self.bytes_max = bytes_max
         self._wal = path.with_name(path.name + "-wal")
@@ -67,9 +75,7 @@ class CappedDb:
         self.transaction_pages_max = self._wal_max // _FRAME_BYTES - 1
         self._refuse_newer(_format_on_disk(path), len(migrations))
         with self.translated():
-            self._db = sqlite3.connect(
-                path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False
-            )
+            self._db = connect(path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
         try:
             self._prepare(migrations)
         except BaseException:
@@ -249,7 +255,11 @@ def _cost(length: int) -> int:
 
 
 def _format_on_disk(path: Path) -> int:
-    """The format in the header, read without SQLite, which would write beside the file."""
+    """The format in the header, read without SQLite, which would write beside the file.
+
+    0 where the header says nothing: a power cut may have torn it while the log that it was
+    written from is whole, and SQLite goes by that; what is damaged indeed it says itself.
+    """
     try:
         with path.open("rb") as file:
             header = file.read(100)
@@ -257,10 +267,8 @@ def _format_on_disk(path: Path) -> int:
         return 0
     except OSError as exc:
         raise StorageError(f"{path}: {exc.strerror}: check its folder and rights") from exc
-    if not header:
-        return 0
     if len(header) < 100 or not header.startswith(_HEADER):
-        raise CorruptError(f"{path}: not a database")
+        return 0
     return int.from_bytes(header[_VERSION_OFFSET : _VERSION_OFFSET + 4], "big")
 
 

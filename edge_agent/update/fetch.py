@@ -45,6 +45,9 @@ class Fetch:
         answer_s: seconds without any answer after which a blob is asked for again; slow links
             stretch it.
         bytes_per_s: most that may be asked for; None for no bound.
+
+    Attributes:
+        silence_s: for how long nothing has come while the way was open.
     """
 
     def __init__(
@@ -55,6 +58,8 @@ class Fetch:
         self._answer_s = self._patience_s = answer_s
         self._progress_ns = 0  # when anything arrived last
         self._sync_ns = 0  # when the next sync is due
+        self._planned_ns: int | None = None  # when it was asked last, while the way was open
+        self.silence_s = 0.0
         self._asked: dict[str, tuple[Blob, int]] = {}  # digest -> when
         self._later: dict[str, int] = {}  # digest -> when it is due again
         self._silences: dict[str, int] = {}
@@ -79,6 +84,9 @@ class Fetch:
             now_ns: monotonic time.
             window_n: blobs that may be asked for at once.
         """
+        if self._planned_ns is not None:
+            self.silence_s += (now_ns - self._planned_ns) / _NS
+        self._planned_ns = now_ns
         again = self._expire(now_ns)
         if not again and len(self._asked) > window_n // 2:
             return Plan([], [])  # one question for several costs a quarter less
@@ -111,6 +119,7 @@ class Fetch:
         except WrongBlobError:
             self._count_wrong(digest, now_ns)
             return
+        self.silence_s = 0.0
         self._sync(now_ns)
         self._forget(digest)
         if not (self._fresh or self._asked or self._later):  # the index is there: chunks begin
@@ -118,6 +127,7 @@ class Fetch:
 
     def lost(self) -> None:
         """The connection is gone, and with it every subscription; nobody is to blame."""
+        self._planned_ns = None
         self._fresh = OrderedDict.fromkeys([*self._asked, *self._fresh])
         self._asked.clear()
         self._given_up.clear()

@@ -185,13 +185,23 @@ class Job:
         partial, waiting_n = self.fetch.partial, self.fetch.waiting_n
         self.note = f"waiting for {waiting_n} of {partial.chunks} chunks" if waiting_n else ""
         if not partial.complete:
+            self._require_progress(self.fetch)
             return None
         partial.close()
         return "verified"
 
+    def _require_progress(self, fetch: Fetch) -> None:
+        """Refuse a bundle whose chunks never come."""
+        if fetch.silence_s > self._config.silence_s_max:
+            raise BundleError(
+                f"no chunk has come for {fetch.silence_s:.0f} s, {len(fetch.partial.missing)} are "
+                "missing (update.silence_s_max): publish the bundle again"
+            )
+
     def _begin_fetch(self) -> Fetch:
         self._payload = self._choose()
-        partial = Partial(self._store.partial(self._payload.sha256), self._payload)
+        folder = self._store.partial(self._payload.sha256)
+        partial = Partial(folder, self._payload, disk=self._store.disk)
         return Fetch(
             partial, answer_s=self._config.answer_s, bytes_per_s=self._config.bytes_per_s_max
         )
@@ -237,15 +247,18 @@ class Job:
 
     def _unpack(self, payload: Payload, folder: Path) -> str | None:
         """Put the bundle that a payload stands for into the store; or why it is not that one."""
-        from edge_agent.encoding import decode  # noqa: PLC0415 (zstd only where there is an update)
+        from edge_agent.encoding import unpack  # noqa: PLC0415 (zstd only where there is an update)
 
         source, target = folder / "data", folder / _UNPACKED
         base = self._store.path(payload.base) if payload.base else None
         if not source.exists():
             return "the payload is gone"
         try:
-            with storage(target):
-                decode(payload.encoding, source, target, base=base, size=self.desired.bytes)
+            with storage(source), self._store.disk.create(target) as file:
+                at = 0
+                for piece in unpack(payload.encoding, source, base=base, size=self.desired.bytes):
+                    file.write(at, piece)
+                    at += len(piece)
         except BundleError as exc:
             return str(exc)
         with storage(target), target.open("rb") as file:

@@ -12,7 +12,6 @@ can lie about. A kill costs no chunk that was written, a power cut those since t
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path
 from typing import Final
 
@@ -21,13 +20,12 @@ from edge_agent.contract.errors import BundleError, StorageError
 from edge_agent.contract.messages import Desired
 from edge_agent.contract.release import Payload
 from edge_agent.contract.topics import CHUNK_BYTES
-from edge_agent.update.disk import Disk, storage
+from edge_agent.update.disk import Disk, DiskFile, storage
 from edge_agent.update.ways.base import Blob
 
 ROOM_BYTES: Final = 64 * 1024 * 1024
 """What a bundle must leave free on the disk: the outbox shares it."""
 
-_BLOCK_BYTES: Final = 512  # what st_blocks counts in
 _CHUNK_BYTES_MIN: Final = 256  # keeps a chunk list below an eighth of its bundle
 _DIGEST_BYTES: Final = 32
 _FRAME_BYTES: Final = 1024  # that compression may add to what cannot be compressed
@@ -74,6 +72,7 @@ class Partial:
     Args:
         folder: made when absent; what it holds already is checked and used.
         payload: without an :func:`announced_fault`.
+        disk: the file operations.
         room_bytes: what the payload must leave free on the disk.
 
     Attributes:
@@ -85,15 +84,23 @@ class Partial:
         BundleError: the index does not fit the announced size.
     """
 
-    def __init__(self, folder: Path, payload: Payload, *, room_bytes: int = ROOM_BYTES) -> None:
-        self._folder, self._payload, self._disk = folder, payload, Disk()
+    def __init__(
+        self,
+        folder: Path,
+        payload: Payload,
+        *,
+        disk: Disk | None = None,
+        room_bytes: int = ROOM_BYTES,
+    ) -> None:
+        self._folder, self._payload, self._disk = folder, payload, disk or Disk()
         self._room_bytes = room_bytes
         self._index: dict[str, bytes] = {}
         self._places: dict[str, list[int]] = {}
         self._unsynced = False
-        self._handle = -1
+        self._data: DiskFile | None = None  # open when the index is there
         self.missing: dict[str, str] = {}
         self._disk.make_folder(folder)
+        self._disk.sync(folder.parent)  # or a power cut could take it with what is synced in it
         for number, digest in enumerate(payload.index):
             if not self._resume_index(number, digest):
                 self.missing[digest] = f"index blob {number}"
@@ -108,7 +115,7 @@ class Partial:
     @property
     def complete(self) -> bool:
         """Whether every chunk is there."""
-        return self._handle >= 0 and not self.missing
+        return self._data is not None and not self.missing
 
     @property
     def chunks(self) -> int:
@@ -148,25 +155,24 @@ class Partial:
         Raises:
             StorageError: the disk refused.
         """
-        if self._unsynced:
-            with storage(self.file):
-                os.fdatasync(self._handle)
+        if self._unsynced and self._data:
+            self._data.sync()
             self._unsynced = False
 
     def close(self) -> None:
         """Let the file go, without a sync. May be called twice."""
-        if self._handle >= 0:
-            os.close(self._handle)
-            self._handle = -1
+        if self._data:
+            self._data.close()
+            self._data = None
 
     def _put_chunk(self, digest: str, content: bytes) -> None:
+        assert self._data is not None, "the index is there"
         for place in self._places[digest]:
             if len(content) != self._size(place):
                 raise BundleError(
                     f"chunk {place} has {len(content)} bytes, {self._size(place)} belong there"
                 )
-            with storage(self.file):
-                os.pwrite(self._handle, content, place * self._payload.chunk_bytes)
+            self._data.write(place * self._payload.chunk_bytes, content)
         del self.missing[digest]
         self._unsynced = True
         if not self.missing:
@@ -195,42 +201,36 @@ class Partial:
         digests = chunk_list(self._payload, [self._index[d] for d in self._payload.index])
         for place, digest in enumerate(digests):
             self._places.setdefault(digest, []).append(place)
-        with storage(self.file):
-            self._handle = os.open(self.file, os.O_RDWR | os.O_CREAT, 0o644)
+        self._data = self._disk.open(self.file)
         try:
-            self._resume_data()
+            self._resume_data(self._data)
         except StorageError:
             self.close()
             raise
 
-    def _resume_data(self) -> None:
-        self._require_room()
-        with storage(self.file):
-            is_new = os.fstat(self._handle).st_size == 0
-            os.ftruncate(self._handle, self._payload.bytes)
-            os.posix_fallocate(self._handle, 0, self._payload.bytes)
+    def _resume_data(self, data: DiskFile) -> None:
+        self._require_room(data)
+        is_new = data.size == 0
+        data.reserve(self._payload.bytes)
         if is_new:
             self._disk.sync(self._folder)  # so that what is complete is also there
         for digest, places in self._places.items():
             for place in places:
-                if is_new or not self._holds(place, digest):
+                if is_new or not self._holds(data, place, digest):
                     self.missing.setdefault(digest, f"chunk {place}")
 
-    def _require_room(self) -> None:
+    def _require_room(self, data: DiskFile) -> None:
         """Asked beforehand: an allocation that fails leaves the disk full for everybody."""
-        with storage(self.file):
-            disk, taken = os.fstatvfs(self._handle), os.fstat(self._handle).st_blocks * _BLOCK_BYTES
-        free = disk.f_bavail * disk.f_frsize
-        needed = self._payload.bytes - taken + self._room_bytes
+        free = data.free_bytes
+        needed = self._payload.bytes - data.taken_bytes + self._room_bytes
         if free < needed:
             raise StorageError(
                 f"{self.file}: {free} bytes are free, the update and what must stay free for "
                 f"the records need {needed}: make room, and it goes on by itself"
             )
 
-    def _holds(self, place: int, digest: str) -> bool:
-        with storage(self.file):
-            content = os.pread(self._handle, self._size(place), place * self._payload.chunk_bytes)
+    def _holds(self, data: DiskFile, place: int, digest: str) -> bool:
+        content = data.read(place * self._payload.chunk_bytes, self._size(place))
         return hashlib.sha256(content).hexdigest() == digest
 
     def _size(self, place: int) -> int:

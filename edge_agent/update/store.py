@@ -20,7 +20,6 @@ import fcntl
 import hashlib
 import logging
 import os
-import shutil
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -53,6 +52,7 @@ class Store:
         disk: the file operations.
 
     Attributes:
+        disk: the file operations, for what is brought into :meth:`partial`.
         repaired: what was wrong with pointers that were damaged when the store was opened, and
             what was done about it, by model. It has been logged.
 
@@ -62,7 +62,7 @@ class Store:
 
     def __init__(self, folder: Path, disk: Disk | None = None) -> None:
         self._folder = folder
-        self._disk = disk or Disk()
+        self.disk = disk or Disk()
         self._blobs, self._models = folder / "blobs", folder / "models"
         self._partial = folder / "partial"
         if (folder / "FORMAT").exists():
@@ -70,12 +70,12 @@ class Store:
         elif self._models.exists():
             raise StorageError(f"{folder}: FORMAT is missing: write {FORMAT} into it to go on")
         else:
-            self._disk.make_folder(folder)
-            self._disk.sync(folder.parent)
+            self.disk.make_folder(folder)
+            self.disk.sync(folder.parent)
             self._write_format()
         for part in (self._blobs, self._partial, self._models):
-            self._disk.make_folder(part)
-        self._disk.sync(folder)
+            self.disk.make_folder(part)
+        self.disk.sync(folder)
         faults = {model: self.repair(model) for model in self._names()}
         self.repaired = {model: fault for model, fault in faults.items() if fault}
 
@@ -106,7 +106,7 @@ class Store:
             with self._locked():
                 earlier = self._earlier(model)
                 new = earlier or Pointer(model=model)
-                self._disk.replace(self._pointer_path(model), msgspec.json.encode(new))
+                self.disk.replace(self._pointer_path(model), msgspec.json.encode(new))
             outcome = "the one before is used" if earlier else "no model until one is installed"
             log.error("%s; %s", exc, outcome)  # noqa: TRY400 (a traceback says nothing about it)
             return f"{exc}; {outcome}"
@@ -121,7 +121,7 @@ class Store:
             if hashlib.file_digest(file, "sha256").hexdigest() == sha256:
                 return True
         log.error("%s is damaged: removed", path)
-        self._disk.remove(path)
+        self.disk.remove(path)
         return False
 
     def path(self, sha256: str) -> Path:
@@ -136,8 +136,7 @@ class Store:
         """Remove what was fetched of a payload, so that it can be fetched anew."""
         folder = self.partial(sha256)
         if folder.exists():
-            with storage(folder):
-                shutil.rmtree(folder)
+            self.disk.remove_tree(folder)
 
     def read(self, sha256: str) -> Bundle:
         """Read a bundle and check every byte of it.
@@ -169,12 +168,12 @@ class Store:
         self.repair(name)
         with self._locked():
             old = self.pointer(name)
-            self._disk.replace(self.path(parsed.digest), data)
+            self.disk.replace(self.path(parsed.digest), data)
             new = Installed(sha256=parsed.digest, version=version, revision=old.revision)
             self._write(old.committed(new))
             # Not collect(): an agent may be about to take a bundle that no pointer names yet.
             if old.previous and old.previous.sha256 not in self._used():
-                self._disk.remove(self.path(old.previous.sha256))
+                self.disk.remove(self.path(old.previous.sha256))
         return parsed.manifest
 
     def adopt(self, sha256: str, file: Path) -> None:
@@ -183,9 +182,9 @@ class Store:
         It stays as long as a pointer names it or :meth:`collect` is told to keep it.
         """
         with self._locked():
-            self._disk.sync(file)
-            self._disk.rename(file, self.path(sha256))
-            self._disk.sync(self._blobs)
+            self.disk.sync(file)
+            self.disk.rename(file, self.path(sha256))
+            self.disk.sync(self._blobs)
 
     def record(self, model: str, journal: Journal | None) -> None:
         """Note the state of an update before anything acts on it; None when there is none."""
@@ -226,7 +225,7 @@ class Store:
             used = self._used() | set(keep)
             for file in self._blobs.iterdir():
                 if file.name.removesuffix(".bundle") not in used:
-                    self._disk.remove(file)
+                    self.disk.remove(file)
             for folder in self._partial.iterdir():
                 if folder.name not in keep:
                     self.forget_partial(folder.name)
@@ -252,8 +251,8 @@ class Store:
         if path.exists():
             with storage(path):
                 before = path.read_bytes()
-            self._disk.replace(self._earlier_path(pointer.model), before)
-        self._disk.replace(path, msgspec.json.encode(pointer))
+            self.disk.replace(self._earlier_path(pointer.model), before)
+        self.disk.replace(path, msgspec.json.encode(pointer))
 
     def _earlier(self, model: str) -> Pointer | None:
         try:
@@ -279,7 +278,7 @@ class Store:
             self._write_format()
 
     def _write_format(self) -> None:
-        self._disk.replace(self._folder / "FORMAT", f"{FORMAT}\n".encode())
+        self.disk.replace(self._folder / "FORMAT", f"{FORMAT}\n".encode())
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

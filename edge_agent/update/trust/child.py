@@ -81,14 +81,14 @@ def main() -> None:
 
 def answer(ask: Ask, get: Callable[[str], bytes | None]) -> Answer:
     """Bring the metadata up to date and look up what the device is to run."""
-    folder = Path(ask.folder)
+    folder, disk = Path(ask.folder), Disk()
     try:
         root = Path(ask.root).read_bytes()
         updater = refresh(
-            folder / "metadata", folder / "mark.json", root=root, get=get, now=ask.now
+            folder / "metadata", folder / "mark.json", root=root, get=get, now=ask.now, disk=disk
         )
         found = _resolved(updater, ask)
-        sync(folder)
+        sync(folder, disk)
     except ExpiredMetadataError as exc:
         reason = f"{exc}: edge-fleet refresh or keys renew mends it, or the clock of this device"
         return Answer(ok=False, later=True, reason=reason)
@@ -116,6 +116,7 @@ def refresh(
     now: float,
     url: str = _URL,
     made: datetime = MADE,
+    disk: Disk | None = None,
 ) -> Updater:
     """An updater whose metadata are verified, current, and not below the mark, which is raised.
 
@@ -127,14 +128,17 @@ def refresh(
         now: seconds since 1970 by the device's clock.
         url: what names begin with, and python-tuf needs; ``get`` sees the rest.
         made: no clock is before this day.
+        disk: the file operations; python-tuf's own go past it, and are synced here.
 
     Raises:
         RepositoryError, DownloadError: of python-tuf.
         RollbackError: they are older than what was trusted before.
         StorageError: the mark cannot be read or written.
     """
-    cache.mkdir(parents=True, exist_ok=True)
-    Disk().sync(mark_path.parent.parent)  # or a power cut could take the mark with its folder
+    disk = disk or Disk()
+    for folder in dict.fromkeys((mark_path.parent, cache)):
+        disk.make_folder(folder)
+        disk.sync(folder.parent)  # or a power cut could take the mark with its folder
     mark = read_mark(mark_path)
     try:
         updater = _refreshed(cache, root, get, url, floor(now, mark.issued, made))
@@ -147,10 +151,10 @@ def refresh(
     seen = seen_in(cache)
     if fault := mark.rollback(seen):
         raise RollbackError(f"an older release is offered: {fault}")
-    sync(cache)
+    sync(cache, disk)
     raised = mark.raised(seen)
     if raised != mark:
-        write_mark(mark_path, raised, Disk())
+        write_mark(mark_path, raised, disk)
     return updater
 
 
@@ -194,9 +198,8 @@ def seen_in(cache: Path) -> Mark:
     )
 
 
-def sync(folder: Path) -> None:
+def sync(folder: Path, disk: Disk) -> None:
     """Make everything in a folder durable: python-tuf does not."""
-    disk = Disk()
     for path in sorted(folder.rglob("*")):
         if not path.is_symlink():
             disk.sync(path)

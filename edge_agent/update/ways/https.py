@@ -22,6 +22,7 @@ from edge_agent.update.ways.base import Answer, Blob, Want
 
 log = logging.getLogger(__name__)
 
+_ERROR_BYTES: Final = 16 * 1024  # of a page that says what is wrong
 _TIMEOUT_S: Final = 20.0
 _PAUSE_S: Final = 5.0  # after an error
 _IDLE_S: Final = 1.0  # how soon the thread sees that it is to end
@@ -145,7 +146,9 @@ class HttpsWay:
         response = connection.getresponse()
         if response.status == http.client.OK:
             return _body(response, want)
-        response.read()
+        response.read(_ERROR_BYTES)
+        if response.read(1):
+            connection.close()  # its page has no end
         if response.status in (http.client.NOT_FOUND, http.client.FORBIDDEN, http.client.GONE):
             return None
         raise http.client.HTTPException(f"status {response.status}")
