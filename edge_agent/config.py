@@ -21,7 +21,15 @@ from edge_agent.sources import mqtt as mqtt_source
 S = TypeVar("S", bound=Settings)
 Positive = Annotated[float, Meta(gt=0)]
 Count = Annotated[int, Meta(ge=1)]
-_PATHS: Final = ("password_file", "ca_file", "cert_file", "key_file", "root_file", "path")
+_PATHS: Final = (
+    "password_file",
+    "ca_file",
+    "cert_file",
+    "key_file",
+    "root_file",
+    "path",
+    "token_file",
+)
 
 
 class BrokerConfig(Settings, frozen=True, kw_only=True):
@@ -97,7 +105,7 @@ class PipelineConfig(Settings, frozen=True, kw_only=True):
         decide: overrides of the bundle's decision defaults.
         actions: what to do when a decision fires, by ``type``.
         record: which decisions become records: every ``window``, or only those that ``fired``.
-        sensors: for a source that gives readings of many sensors, e.g. ``jsonl`` with a
+        sensors: for a source that gives readings of many sensors, e.g. ``mqtt`` with a
             ``sensor_key``; None is one sensor.
         record_raw: which windows' readings become records too, to train on: ``none``, those that
             ``fired``, or every ``window``. They are the first to go at the cap.
@@ -282,8 +290,8 @@ def load_config(path: Path) -> AgentConfig:
     """Read and check an agent's configuration file.
 
     Returns:
-        The configuration; the files of broker and updates are joined to the file's folder, other
-        paths stay.
+        The configuration; the files of broker, updates and actions are joined to the file's
+        folder, other paths stay.
 
     Raises:
         ConfigError: ``FILE:LINE:COLUMN: FIELD: what is wrong``.
@@ -291,10 +299,17 @@ def load_config(path: Path) -> AgentConfig:
     config, folder = load_settings(path, AgentConfig, _faults), path.resolve().parent
     update = _rooted(config.update, folder)
     ways = tuple(_rooted(way, folder) for way in update.ways)
+    pipelines = tuple(
+        msgspec.structs.replace(
+            pipeline, actions=tuple(_rooted(action, folder) for action in pipeline.actions)
+        )
+        for pipeline in config.pipelines
+    )
     return msgspec.structs.replace(
         config,
         broker=_rooted(config.broker, folder) if config.broker else None,
         update=msgspec.structs.replace(update, ways=ways),
+        pipelines=pipelines,
     )
 
 
@@ -380,11 +395,13 @@ def _pipeline_faults(at: str, pipeline: PipelineConfig) -> Iterator[Fault]:
         yield Fault(f"{at}.model", fault)
     if len(set(pipeline.channels)) != len(pipeline.channels):
         yield Fault(f"{at}.channels", "a channel is given twice")
-    names_sensors = isinstance(pipeline.source, jsonl.JsonlConfig) and pipeline.source.sensor_key
-    if bool(names_sensors) != (pipeline.sensors is not None):
+    source = pipeline.source
+    named = getattr(source, "sensor_key", None) or getattr(source, "sensor_topic", False)
+    if bool(named) != (pipeline.sensors is not None):
         yield Fault(
             f"{at}.source",
-            "`sensors` and a source that names them go together: type jsonl with a `sensor_key`",
+            "`sensors` and a source that names them go together: type jsonl, follow, mqtt or http "
+            "with a `sensor_key`, or mqtt with `sensor_topic`",
         )
 
 

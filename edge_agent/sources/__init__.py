@@ -11,8 +11,12 @@ from edge_agent.contract.errors import ConfigError
 from edge_agent.settings import Kind
 from edge_agent.sources.base import Source
 from edge_agent.sources.follow import FollowConfig, FollowSource
+from edge_agent.sources.gpio import GpioConfig, GpioSource
+from edge_agent.sources.http import HttpConfig, HttpSource
+from edge_agent.sources.i2c import I2cConfig, I2cSource
 from edge_agent.sources.iio import IioConfig, IioSource
 from edge_agent.sources.jsonl import JsonlConfig, JsonlSource
+from edge_agent.sources.modbus import ModbusConfig, ModbusSource
 from edge_agent.sources.mqtt import MqttConfig, MqttSource, line_to
 from edge_agent.sources.replay import ReplayConfig, ReplaySource
 from edge_agent.sources.serial import SerialConfig, SerialSource
@@ -29,6 +33,10 @@ SourceConfig = (
     | SerialConfig
     | IioConfig
     | FollowConfig
+    | ModbusConfig
+    | I2cConfig
+    | GpioConfig
+    | HttpConfig
 )
 
 
@@ -95,6 +103,22 @@ def _follow(config: FollowConfig, site: _Site) -> Source:
     return FollowSource(config, site.channels, base=site.base)
 
 
+def _modbus(config: ModbusConfig, site: _Site) -> Source:
+    return ModbusSource(config, site.channels, clock=site.clock)
+
+
+def _i2c(config: I2cConfig, site: _Site) -> Source:
+    return I2cSource(config, site.channels, clock=site.clock)
+
+
+def _gpio(config: GpioConfig, site: _Site) -> Source:
+    return GpioSource(config, site.channels, clock=site.clock)
+
+
+def _http(config: HttpConfig, site: _Site) -> Source:
+    return HttpSource(config, site.channels, base=site.base)
+
+
 _MAKERS: Final[dict[type[Kind], Callable[[Any, _Site], Source]]] = {
     ReplayConfig: _replay,
     JsonlConfig: _jsonl,
@@ -103,4 +127,8 @@ _MAKERS: Final[dict[type[Kind], Callable[[Any, _Site], Source]]] = {
     SerialConfig: _serial,
     IioConfig: _iio,
     FollowConfig: _follow,
+    ModbusConfig: _modbus,
+    I2cConfig: _i2c,
+    GpioConfig: _gpio,
+    HttpConfig: _http,
 }

@@ -49,6 +49,7 @@ class Inbox:
     ) -> None:
         self._decoder = RowDecoder(channels)
         self._tagger = TagDecoder(sensor_key, time_key) if sensor_key or time_key else None
+        self._named = named
         self._names = bool(sensor_key) or named
         self._times = bool(time_key)
         self._tagged = self._names or self._times
@@ -128,8 +129,8 @@ class Inbox:
         if row is None:
             return None
         tag = self._tagger.tag(text) if self._tagger else Tag()
-        if tag is not None and sensor:
-            tag = Tag(sensor, tag.stamp) if len(sensor) <= NAME_CHARS_MAX else None
+        if tag is not None and self._named:
+            tag = Tag(sensor, tag.stamp) if 1 <= len(sensor) <= NAME_CHARS_MAX else None
         if tag is None:
             self._decoder.faults["malformed"] += 1
             return None
