@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Sequence
 from struct import Struct
@@ -92,6 +91,11 @@ class Span(NamedTuple):
     address: int
     length: int
 
+    def holds(self, item: ModbusInput) -> bool:
+        """Whether all of an input is in it."""
+        at = item.address - self.address
+        return self.table == item.table and 0 <= at <= self.length - item.length
+
 
 class ModbusSource:
     """Asks for all inputs at steady times; a poll of which a part fails gives no reading.
@@ -121,6 +125,10 @@ class ModbusSource:
             )
         self._config = config
         self._spans = spans(config.inputs)
+        self._span_of = [
+            next(number for number, span in enumerate(self._spans) if span.holds(item))
+            for item in config.inputs
+        ]
         self._polls = Polls(config.rate_hz, clock, sleep=sleep)
         self._client: Any = None
 
@@ -144,9 +152,13 @@ class ModbusSource:
         """Wait for the next due time, at most 1 s, and give one reading."""
         if not self._polls.due():
             return 0
-        found = {span: self._ask(span) for span in self._spans}
-        for column, item in enumerate(self._config.inputs):
-            out[0, column] = _value(item, found) * item.scale + item.offset
+        found = [self._ask(span) for span in self._spans]
+        for column, (item, number) in enumerate(
+            zip(self._config.inputs, self._span_of, strict=True)
+        ):
+            at = item.address - self._spans[number].address
+            words = found[number][at : at + item.length]
+            out[0, column] = number_of(item, words) * item.scale + item.offset
         return 1
 
     def close(self) -> None:
@@ -233,15 +245,6 @@ def spans(inputs: Sequence[ModbusInput]) -> list[Span]:
         else:
             found.append(Span(item.table, item.address, item.length))
     return found
-
-
-def _value(item: ModbusInput, found: dict[Span, list[int]]) -> float:
-    """The number of an input in what was read."""
-    for span, values in found.items():
-        at = item.address - span.address
-        if span.table == item.table and at >= 0 and at + item.length <= span.length:
-            return number_of(item, values[at : at + item.length])
-    return math.nan  # not reached: the spans hold every input
 
 
 def number_of(item: ModbusInput, words: Sequence[int]) -> float:
