@@ -15,7 +15,7 @@ from edge_agent.address import parse_url, web_url_fault
 from edge_agent.contract.errors import ConfigError
 from edge_agent.contract.names import name_fault, prefix_fault
 from edge_agent.settings import Fault, Settings, load_settings
-from edge_agent.sources import SourceConfig, jsonl
+from edge_agent.sources import SourceConfig, jsonl, names_sensors, parts_fault, plain_sources
 from edge_agent.sources import mqtt as mqtt_source
 
 S = TypeVar("S", bound=Settings)
@@ -337,7 +337,11 @@ def _faults(config: AgentConfig) -> Iterator[Fault]:
         if channels_of.setdefault(pipeline.model, pipeline.channels) != pipeline.channels:
             yield Fault(f"{at}.channels", f"another pipeline runs {pipeline.model!r} on others")
         needs_broker = [
-            *([f"{at}.source"] if isinstance(pipeline.source, mqtt_source.MqttConfig) else []),
+            *(
+                f"{at}.source{where}"
+                for where, source in plain_sources(pipeline.source)
+                if isinstance(source, mqtt_source.MqttConfig)
+            ),
             *(
                 f"{at}.actions[{index}]"
                 for index, action in enumerate(pipeline.actions)
@@ -395,9 +399,9 @@ def _pipeline_faults(at: str, pipeline: PipelineConfig) -> Iterator[Fault]:
         yield Fault(f"{at}.model", fault)
     if len(set(pipeline.channels)) != len(pipeline.channels):
         yield Fault(f"{at}.channels", "a channel is given twice")
-    source = pipeline.source
-    named = getattr(source, "sensor_key", None) or getattr(source, "sensor_topic", False)
-    if bool(named) != (pipeline.sensors is not None):
+    if fault := parts_fault(pipeline.source, pipeline.channels):
+        yield Fault(f"{at}.source", fault)
+    if names_sensors(pipeline.source) != (pipeline.sensors is not None):
         yield Fault(
             f"{at}.source",
             "`sensors` and a source that names them go together: type jsonl, follow, mqtt or http "
@@ -413,7 +417,9 @@ def _twice(pipelines: tuple[PipelineConfig, ...]) -> Iterator[Fault]:
         if pipeline.name in names:
             yield Fault(f"$.pipelines[{number}].name", "another pipeline has this name")
         names.add(pipeline.name)
-        if isinstance(pipeline.source, jsonl.JsonlConfig):
-            if stdin_taken:
-                yield Fault(f"$.pipelines[{number}].source", "only one source can read stdin")
-            stdin_taken = True
+        for where, source in plain_sources(pipeline.source):
+            if isinstance(source, jsonl.JsonlConfig):
+                if stdin_taken:
+                    fault = "only one source can read stdin"
+                    yield Fault(f"$.pipelines[{number}].source{where}", fault)
+                stdin_taken = True
