@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 from readings import NAN, assert_rows, rows_of, until
 
 from edge_agent.clock import SystemClock
-from edge_agent.contract.errors import SourceError
+from edge_agent.config import load_config
+from edge_agent.contract.errors import ConfigError, SourceError
+from edge_agent.sources import make_source
 from edge_agent.sources.aligned import AlignedConfig, AlignedPart, AlignedSource, Track
 from edge_agent.sources.jsonl import JsonlConfig, JsonlSource
 from edge_agent.sources.simulated import SimulatedConfig, SimulatedSource
@@ -211,4 +213,52 @@ def test_aligned_is_a_source(match) -> None:
     source.open()
     out = np.empty((1, 3), np.float32)
     until(lambda: source.read(out) == 1 and not np.isnan(out).any())
+    source.close()
+
+
+AGENT = """
+device: d
+data_dir: data
+pipelines:
+  - name: p
+    model: m
+    channels: [a, b]
+    source:
+      type: aligned
+      parts:
+        - {channels: [a], source: {type: jsonl}}
+        - {channels: [%s], source: {type: %s}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("channel", "source", "fault"),
+    [
+        ("a", "simulated", "each once"),
+        ("c", "simulated", "each once"),
+        ("b", "jsonl", r"12:\d+: .*parts\[1\].source: only one source can read stdin"),
+        ("b", "mqtt, topic: t", "needs a broker"),
+        ("b", "follow, path: f, sensor_key: id", "cannot be aligned"),
+        ("b", "aligned, parts: []", "aligned"),
+    ],
+)
+def test_parts_that_do_not_go_together(tmp_path, channel, source, fault) -> None:
+    path = tmp_path / "agent.yaml"
+    path.write_text(AGENT % (channel, source))
+    with pytest.raises(ConfigError, match=fault):
+        load_config(path)
+
+
+def test_a_file_that_aligns_two_sources_is_an_agent(tmp_path) -> None:
+    path = tmp_path / "agent.yaml"
+    path.write_text(AGENT % ("b", "simulated"))
+    pipeline = load_config(path).pipelines[0]
+    source = make_source(
+        pipeline.source,
+        channels=pipeline.channels,
+        base=tmp_path,
+        broker=None,
+        clock=SystemClock(),
+    )
+    assert isinstance(source, AlignedSource)
     source.close()
