@@ -156,9 +156,8 @@ def test_frames_that_the_card_lost_are_counted(talker) -> None:
 
 
 def test_another_rate_is_refused(talker) -> None:
-    talker(
-        'echo "Warning: rate is not accurate (requested = 8000Hz, got = 44100Hz)" >&2; exec sleep 60'
-    )
+    warning = "Warning: rate is not accurate (requested = 8000Hz, got = 44100Hz)"
+    talker(f'echo "{warning}" >&2; exec sleep 60')
     source = AlsaSource(AudioConfig(rate_hz=RATE_HZ), ("a",))
     source.open()
     with pytest.raises(SourceError, match="does not record at 8000 Hz"):

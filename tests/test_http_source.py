@@ -90,6 +90,15 @@ def test_when_too_many_wait_the_sender_is_told_to_come_again(tmp_path) -> None:
         assert source.faults["overrun"] == 1
 
 
+@pytest.mark.parametrize("length", ["", "-1", "x", "0" * 30 + "9" * 30])
+def test_a_length_that_is_none(tmp_path, length) -> None:
+    with listening(tmp_path) as source:
+        with socket.create_connection(("127.0.0.1", source.port)) as raw:
+            raw.sendall(f"POST / HTTP/1.1\r\nContent-Length: {length}\r\n\r\n".encode())
+            assert b" 411 " in raw.recv(100)
+        assert post(source, [1, 2])[0] == 204
+
+
 def test_a_body_has_a_bound(tmp_path) -> None:
     with listening(tmp_path, body_bytes_max=64) as source:
         assert post(source, b"[" + b" " * 100 + b"1, 2]") == (413, "at most 64 bytes")

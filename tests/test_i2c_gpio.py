@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import struct
+import sys
 import threading
 
 import numpy as np
@@ -22,6 +23,7 @@ from edge_agent.clock import SystemClock
 from edge_agent.contract.errors import ActionError, ConfigError, SourceError
 from edge_agent.sources.gpio import GpioConfig, GpioInput, GpioSource
 from edge_agent.sources.i2c import I2cConfig, I2cRead, I2cSource, I2cWrite
+from edge_agent.sources.modbus import ModbusConfig, ModbusInput, ModbusSource
 from edge_agent.testing.conformance import check_action, check_source
 
 gpiozero = pytest.importorskip("gpiozero", reason="the extra gpio is not installed")
@@ -211,3 +213,25 @@ def test_closing_ends_a_pulse(pins) -> None:
 def test_a_pin_that_there_is_not(pins) -> None:
     with pytest.raises(ActionError, match=r"pin nix: .*check its name"):
         GpioAction(GpioActionConfig(pin="nix"), pin_factory=pins).fire(decision())
+
+
+@pytest.mark.parametrize("extra", ["i2c", "gpio", "modbus"])
+def test_without_its_extra_a_source_says_what_to_install(extra, pins, monkeypatch) -> None:
+    for module in ("smbus2", "gpiozero", "pymodbus.client"):
+        monkeypatch.setitem(sys.modules, module, None)  # as if it were not installed
+    value = ModbusInput(address=0)
+    made = {
+        "i2c": I2cSource(I2cConfig(address=3, reads=READS), "abcd", clock=SystemClock()),
+        "gpio": gpio(pins),
+        "modbus": ModbusSource(
+            ModbusConfig(url="tcp://meter", inputs=(value,)), "a", clock=SystemClock()
+        ),
+    }
+    with pytest.raises(SourceError, match=rf"pip install 'edge-agent\[{extra}\]'"):
+        made[extra].open()
+
+
+def test_without_its_extra_the_action_says_what_to_install(pins, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "gpiozero", None)
+    with pytest.raises(ActionError, match=r"pip install 'edge-agent\[gpio\]'"):
+        GpioAction(GpioActionConfig(pin=5), pin_factory=pins).fire(decision())

@@ -97,6 +97,16 @@ class Inbox:
         self._rows.extend(found.rows)
         self._tags.extend(found.tags)
 
+    def take_all(self, text: bytes, sensor: str = "") -> None:
+        """Decode as :meth:`decode` does and let the readings wait."""
+        if self._tagged:
+            self.add(self.decode(text, sensor))
+            return
+        rows = self._decoder.rows(text)
+        if self._n_max is not None:
+            self._overrun += max(0, len(self._rows) + len(rows) - self._n_max)
+        self._rows.extend(rows)
+
     def take(self, line: bytes) -> None:
         """Decode one reading and let it wait."""
         if self._tagged:

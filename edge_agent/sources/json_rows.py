@@ -57,14 +57,18 @@ class RowDecoder:
 
         A reading that cannot be used is counted and left out; the others stay.
         """
-        rows = [self.row(item) for item in self.items(text)]
+        items = self.items(text)
+        if len(items) == 1:  # as most messages are
+            row = self.row(items[0])
+            return [] if row is None else [row]
+        rows = [self.row(item) for item in items]
         return [row for row in rows if row is not None]
 
     def items(self, text: bytes) -> Sequence[bytes | msgspec.Raw]:
         """The texts of the readings in an array of several, or the one text that it is."""
         if text[:1] == b"{" or not _MANY.match(text):
-            return [text]
-        return self._decode(self._many, text) or []
+            return (text,)
+        return self._decode(self._many, text) or ()
 
     def row(self, text: bytes | msgspec.Raw) -> Row | None:
         """One reading, or None if it was counted as a fault."""

@@ -107,7 +107,7 @@ class MqttSource:
                 self._stale += 1
             else:
                 sensor = "" if self._level is None else _level(message.topic, self._level)
-                self._inbox.add(self._inbox.decode(message.payload, sensor))
+                self._inbox.take_all(message.payload, sensor)
         return self._inbox.give(out)
 
     def send(self, topic: str, payload: bytes, keep: Keep | None) -> bool:

@@ -11,6 +11,7 @@ from typing import Any, Final
 _CONNECTIONS_N_MAX: Final = 32
 _TIMEOUT_S: Final = 10.0  # for each wait for a sender
 _CLOSE_S: Final = 5.0
+_LENGTH_DIGITS_MAX: Final = 18
 
 Allowed = Callable[[str], bool]
 Take = Callable[[bytes], tuple[int, str]]
@@ -95,11 +96,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         length = self.headers.get("Content-Length", "")
-        if not (length.isascii() and length.isdigit()):
+        if not (length.isascii() and length.isdigit() and len(length) <= _LENGTH_DIGITS_MAX):
             self._answer(HTTPStatus.LENGTH_REQUIRED, "a Content-Length is needed")
         elif not self.rule.allowed(self.headers.get("Authorization", "")):
             self._answer(HTTPStatus.UNAUTHORIZED, "the bearer token is missing or wrong")
-        elif int(length[:20]) > self.rule.bytes_max:
+        elif int(length) > self.rule.bytes_max:
             self._answer(
                 HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"at most {self.rule.bytes_max} bytes"
             )
