@@ -53,11 +53,14 @@ def test_what_is_matched_is_within_the_tolerance_and_none_is_better(
     assert abs(found[0] - asked) == min(abs(stamp - asked) for stamp in usable)
 
 
-def test_a_track_forgets_the_earliest() -> None:
-    track = Track(2, 10.0, nearest=True)
-    for stamp in (3.0, 1.0, 2.0):
+@given(came=st.lists(STAMPS, min_size=1, max_size=30), n_max=st.integers(1, 5))
+def test_a_track_knows_the_last_that_came_even_when_the_clock_jumped_back(came, n_max) -> None:
+    track = Track(n_max, 0.01, nearest=True)
+    for stamp in came:
         track.add(stamp, (stamp,))
-    assert track.match(0.0) == (2.0,)
+    kept = set(came[-n_max:])
+    assert {stamp for stamp in came if track.match(stamp) is not None} == kept
+    assert track.settled(came[-1])
 
 
 class Pipes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from bisect import bisect_right, insort
+from bisect import bisect_left, bisect_right, insort
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from typing import Annotated, Final, Literal
@@ -62,7 +62,7 @@ class Track:
     """The newest readings of one sensor, to be found by their time. The caller's lock.
 
     Args:
-        n_max: readings that are remembered; the earliest is forgotten.
+        n_max: readings that are remembered; the one that came first is forgotten.
         tolerance_s: how far from the time that is asked for a reading may be.
         nearest: the nearest is wanted, not the last.
     """
@@ -72,16 +72,18 @@ class Track:
         self._tolerance_s = tolerance_s
         self._nearest = nearest
         self._known: list[tuple[float, Row]] = []  # by time
+        self._came: deque[float] = deque()  # their times as they came, for clocks jump back, too
 
     def add(self, stamp: float, row: Row) -> None:
         """Remember a reading; it may be earlier than others."""
         insort(self._known, (stamp, row), key=_stamp)
-        if len(self._known) > self._n_max:
-            del self._known[0]
+        self._came.append(stamp)
+        if len(self._came) > self._n_max:
+            del self._known[bisect_left(self._known, self._came.popleft(), key=_stamp)]
 
     def settled(self, stamp: float) -> bool:
         """Whether nothing that is still to come in order would be a better match."""
-        return not self._nearest or (bool(self._known) and self._known[-1][0] >= stamp)
+        return not self._nearest or (bool(self._came) and self._came[-1] >= stamp)
 
     def match(self, stamp: float) -> Row | None:
         """The reading that belongs to a time, or None: there is none within the tolerance."""
