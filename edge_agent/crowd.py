@@ -163,11 +163,20 @@ class CrowdPipeline(Pipeline):
         dispatch: Callable[[Decision], None],
         clock: Clock,
         model: Model | None,
+        dispatch_all: bool = False,
     ) -> None:
         self._sensors = config.sensors or SensorsConfig()
         self._names: list[str] = []  # by number
         self._numbers: dict[str, int] = {}
-        super().__init__(config, source, offer=offer, dispatch=dispatch, clock=clock, model=model)
+        super().__init__(
+            config,
+            source,
+            offer=offer,
+            dispatch=dispatch,
+            clock=clock,
+            model=model,
+            dispatch_all=dispatch_all,
+        )
 
     def _take(self, block: F32, given_ns: int) -> None:
         """Put readings into the windows, and decide those that are due, batch by batch."""

@@ -6,12 +6,15 @@ import contextlib
 import http.client
 import json
 import socket
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
-from readings import NAN, assert_rows, rows_of
+from bundles import make_bundle
+from readings import NAN, assert_rows, rows_of, until
 
 from edge_agent.contract.errors import SourceError
 from edge_agent.sources.http import HttpConfig, HttpSource
@@ -187,3 +190,45 @@ def test_http_is_a_source(tmp_path) -> None:
     finally:
         ended.set()
         talker.join()
+
+
+AGENT = """
+device: d
+data_dir: data
+update: {{enabled: false}}
+pipelines:
+  - name: p
+    model: motion
+    channels: [a, b]
+    bundle: m.bundle
+    source: {{type: http, port: {port}, sensor_key: id}}
+    sensors: {{}}
+    actions: [{{type: file, path: fired.jsonl}}]
+"""
+
+
+def test_an_agent_decides_for_sensors_that_send_by_http(tmp_path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    (tmp_path / "m.bundle").write_bytes(make_bundle(length=1))
+    config, fired = tmp_path / "agent.yaml", tmp_path / "fired.jsonl"
+    config.write_text(AGENT.format(port=port))
+    sender = HttpSource(HttpConfig(port=port), ("a", "b"), base=tmp_path)  # never opened: a port
+    readings = [{"id": f"s{number}", "a": number % 2, "b": number % 2} for number in range(10)]
+
+    def sent() -> bool:
+        with contextlib.suppress(OSError):
+            return post(sender, readings)[0] == 204
+        return False
+
+    agent = subprocess.Popen([sys.executable, "-m", "edge_agent", "run", str(config)])
+    try:
+        until(sent)
+        until(lambda: fired.exists() and fired.read_bytes().count(b"\n") == 10)
+    finally:
+        agent.terminate()
+        assert agent.wait(60) == 0
+    decisions = [json.loads(line) for line in fired.read_text().splitlines()]
+    assert [(it["sensor"], it["label"]) for it in decisions] == [
+        (f"s{number}", "move" if number % 2 else "rest") for number in range(10)
+    ]
