@@ -15,13 +15,21 @@ from edge_agent.address import parse_url, web_url_fault
 from edge_agent.contract.errors import ConfigError
 from edge_agent.contract.names import name_fault, prefix_fault
 from edge_agent.settings import Fault, Settings, load_settings
-from edge_agent.sources import SourceConfig, jsonl
+from edge_agent.sources import SourceConfig, jsonl, names_sensors, parts_fault, plain_sources
 from edge_agent.sources import mqtt as mqtt_source
 
 S = TypeVar("S", bound=Settings)
 Positive = Annotated[float, Meta(gt=0)]
 Count = Annotated[int, Meta(ge=1)]
-_PATHS: Final = ("password_file", "ca_file", "cert_file", "key_file", "root_file", "path")
+_PATHS: Final = (
+    "password_file",
+    "ca_file",
+    "cert_file",
+    "key_file",
+    "root_file",
+    "path",
+    "token_file",
+)
 
 
 class BrokerConfig(Settings, frozen=True, kw_only=True):
@@ -97,7 +105,7 @@ class PipelineConfig(Settings, frozen=True, kw_only=True):
         decide: overrides of the bundle's decision defaults.
         actions: what to do when a decision fires, by ``type``.
         record: which decisions become records: every ``window``, or only those that ``fired``.
-        sensors: for a source that gives readings of many sensors, e.g. ``jsonl`` with a
+        sensors: for a source that gives readings of many sensors, e.g. ``mqtt`` with a
             ``sensor_key``; None is one sensor.
         record_raw: which windows' readings become records too, to train on: ``none``, those that
             ``fired``, or every ``window``. They are the first to go at the cap.
@@ -285,8 +293,8 @@ def load_config(path: Path) -> AgentConfig:
     """Read and check an agent's configuration file.
 
     Returns:
-        The configuration; the files of broker and updates are joined to the file's folder, other
-        paths stay.
+        The configuration; the files of broker, updates and actions are joined to the file's
+        folder, other paths stay.
 
     Raises:
         ConfigError: ``FILE:LINE:COLUMN: FIELD: what is wrong``.
@@ -294,10 +302,17 @@ def load_config(path: Path) -> AgentConfig:
     config, folder = load_settings(path, AgentConfig, _faults), path.resolve().parent
     update = _rooted(config.update, folder)
     ways = tuple(_rooted(way, folder) for way in update.ways)
+    pipelines = tuple(
+        msgspec.structs.replace(
+            pipeline, actions=tuple(_rooted(action, folder) for action in pipeline.actions)
+        )
+        for pipeline in config.pipelines
+    )
     return msgspec.structs.replace(
         config,
         broker=_rooted(config.broker, folder) if config.broker else None,
         update=msgspec.structs.replace(update, ways=ways),
+        pipelines=pipelines,
     )
 
 
@@ -325,7 +340,11 @@ def _faults(config: AgentConfig) -> Iterator[Fault]:
         if channels_of.setdefault(pipeline.model, pipeline.channels) != pipeline.channels:
             yield Fault(f"{at}.channels", f"another pipeline runs {pipeline.model!r} on others")
         needs_broker = [
-            *([f"{at}.source"] if isinstance(pipeline.source, mqtt_source.MqttConfig) else []),
+            *(
+                f"{at}.source{where}"
+                for where, source in plain_sources(pipeline.source)
+                if isinstance(source, mqtt_source.MqttConfig)
+            ),
             *(
                 f"{at}.actions[{index}]"
                 for index, action in enumerate(pipeline.actions)
@@ -383,11 +402,13 @@ def _pipeline_faults(at: str, pipeline: PipelineConfig) -> Iterator[Fault]:
         yield Fault(f"{at}.model", fault)
     if len(set(pipeline.channels)) != len(pipeline.channels):
         yield Fault(f"{at}.channels", "a channel is given twice")
-    names_sensors = isinstance(pipeline.source, jsonl.JsonlConfig) and pipeline.source.sensor_key
-    if bool(names_sensors) != (pipeline.sensors is not None):
+    if fault := parts_fault(pipeline.source, pipeline.channels):
+        yield Fault(f"{at}.source", fault)
+    if names_sensors(pipeline.source) != (pipeline.sensors is not None):
         yield Fault(
             f"{at}.source",
-            "`sensors` and a source that names them go together: type jsonl with a `sensor_key`",
+            "`sensors` and a source that names them go together: type jsonl, follow, mqtt or http "
+            "with a `sensor_key`, or mqtt with `sensor_topic`",
         )
 
 
@@ -399,7 +420,9 @@ def _twice(pipelines: tuple[PipelineConfig, ...]) -> Iterator[Fault]:
         if pipeline.name in names:
             yield Fault(f"$.pipelines[{number}].name", "another pipeline has this name")
         names.add(pipeline.name)
-        if isinstance(pipeline.source, jsonl.JsonlConfig):
-            if stdin_taken:
-                yield Fault(f"$.pipelines[{number}].source", "only one source can read stdin")
-            stdin_taken = True
+        for where, source in plain_sources(pipeline.source):
+            if isinstance(source, jsonl.JsonlConfig):
+                if stdin_taken:
+                    fault = "only one source can read stdin"
+                    yield Fault(f"$.pipelines[{number}].source{where}", fault)
+                stdin_taken = True

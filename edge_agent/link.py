@@ -139,11 +139,13 @@ class Received(NamedTuple):
         payload: of the message.
         retained: the broker had kept it.
         packet_id: 0 at QoS 0; otherwise the line acknowledges it.
+        topic: as it came, UTF-8.
     """
 
     payload: bytes
     retained: bool
     packet_id: int = 0
+    topic: bytes = b""
 
 
 class Line(Protocol):

@@ -6,6 +6,7 @@ import pytest
 from test_actions import decision
 
 from edge_agent.actions.file import FileAction, FileConfig
+from edge_agent.config import load_config
 from edge_agent.contract.errors import ActionError
 from edge_agent.contract.messages import encode
 from edge_agent.testing.conformance import check_action
@@ -31,3 +32,15 @@ def test_a_file_is_rotated_by_size(tmp_path: Path, keep_n: int) -> None:
 def test_a_file_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(ActionError, match="check the folder"):
         FileAction(FileConfig(path=str(tmp_path / "none" / "d"))).fire(decision())
+
+
+def test_paths_of_actions_start_at_the_configuration(tmp_path: Path) -> None:
+    path = tmp_path / "agent.yaml"
+    path.write_text(
+        "device: d\ndata_dir: data\npipelines:\n  - name: p\n    model: m\n    channels: [a]\n"
+        "    source: {type: simulated}\n    actions:\n      - {type: file, path: fired.jsonl}\n"
+        "      - {type: webhook, url: 'https://h/', token_file: token}\n      - {type: log}\n"
+    )
+    file, webhook, _ = load_config(path).pipelines[0].actions
+    assert file.path == str(tmp_path / "fired.jsonl")
+    assert webhook.token_file == str(tmp_path / "token")

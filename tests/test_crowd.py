@@ -291,7 +291,15 @@ def test_lines_that_name_their_sensor() -> None:
     os.close(reading)
 
 
-@pytest.mark.parametrize("extra", ["source: {type: jsonl, sensor_key: id}", "sensors: {}"])
+@pytest.mark.parametrize(
+    "extra",
+    [
+        "source: {type: jsonl, sensor_key: id}",
+        "source: {type: http, port: 0, sensor_key: id}",
+        "source: {type: mqtt, topic: a/+, sensor_topic: true}",
+        "sensors: {}",
+    ],
+)
 def test_sensors_and_a_source_that_names_them_go_together(tmp_path: Path, extra: str) -> None:
     source = "" if extra.startswith("source") else "\n    source: {type: jsonl}"
     path = tmp_path / "agent.yaml"

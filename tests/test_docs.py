@@ -7,12 +7,15 @@ import click
 import msgspec
 import pytest
 import reference
+import yaml
 
 from converter.__main__ import cli as convert_cli
 from edge_agent.__main__ import cli as agent_cli
+from edge_agent.actions import ActionConfig
 from edge_agent.check import check
 from edge_agent.config import load_config
 from edge_agent.fleet.__main__ import cli as fleet_cli
+from edge_agent.sources import SourceConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = sorted((ROOT / "device_configs").glob("*.yaml"))
@@ -90,6 +93,21 @@ def test_every_service_unit_starts_a_command_that_exists(unit: Path) -> None:
 def test_links_to_files_lead_somewhere(page: Path) -> None:
     targets = re.findall(r"\]\((?!http)([^)#]+)", page.read_text())
     assert [target for target in targets if not (page.parent / target).exists()] == []
+
+
+def test_the_sources_and_actions_to_copy_are_right() -> None:
+    text = (ROOT / "device_configs" / "README.md").read_text()
+    block = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)[-1]
+    snippets = [
+        yaml.safe_load(part) for part in re.split(r"^# .*\n", block, flags=re.MULTILINE) if part
+    ]
+    sources = [part["source"] for part in snippets if "source" in part]
+    actions = [action for part in snippets for action in part.get("actions", ())]
+    msgspec.convert(actions, list[ActionConfig])
+    msgspec.convert(sources, list[SourceConfig])
+    shown = {part["type"] for part in sources}
+    known = {kind.__struct_config__.tag for kind in SourceConfig.__args__}
+    assert known - shown == {"replay", "jsonl", "simulated"}  # these are in the files beside it
 
 
 def test_the_configurations_in_the_readme_are_right(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -282,6 +283,76 @@ def test_mqtt_goes_on_after_the_broker_was_gone() -> None:
         broker.stop()
         source.read(out)
     assert broker.subscriptions == ["s/+"] * 3
+
+
+def test_mqtt_readings_of_many_sensors_by_a_key() -> None:
+    broker = SimulatedBroker()
+    source = mqtt(broker, sensor_key="id", time_key="t")
+    source.open()
+    out = np.empty((8, 2), np.float32)
+    source.read(out)
+    broker.publish("s/1", b'{"id": "x", "t": 5, "a": 1}')
+    broker.publish("s/1", b'[{"id": "y", "t": 6.5, "b": 2}, {"id": "z", "a": 3}, {"t": 1, "a": 4}]')
+    assert source.read(out) == 2
+    assert_rows(out[:2].tolist(), [[1, NAN], [NAN, 2]])
+    assert (source.sensors, source.stamps) == (["x", "y"], [5.0, 6.5])
+    assert source.faults["malformed"] == 2
+
+
+def test_mqtt_readings_of_many_sensors_by_their_topic() -> None:
+    broker = SimulatedBroker()
+    source = mqtt(broker, topic="hall/+/values", sensor_topic=True)
+    source.open()
+    out = np.empty((8, 2), np.float32)
+    source.read(out)
+    broker.publish("hall/p 1/values", b"[[1,2],[3,4]]")
+    broker.publish("hall//values", b"[0,0]")
+    broker.publish(f"hall/{'x' * 65}/values", b"[0,0]")
+    broker.publish("hall/p2/values", b'{"a": 5}')
+    assert source.read(out[:2]) == 2
+    assert source.sensors == ["p 1", "p 1"]
+    assert source.read(out) == 1
+    assert source.sensors == ["p2"]
+    assert source.stamps == []
+    assert source.faults["malformed"] == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "fault"),
+    [
+        ({"topic": "a/b", "sensor_topic": True}, "one '+'"),
+        ({"topic": "+/+", "sensor_topic": True}, "one '+'"),
+        ({"topic": "a/+", "sensor_topic": True, "sensor_key": "id"}, "not both"),
+    ],
+)
+def test_mqtt_sensors_that_cannot_be_told(options: dict[str, object], fault: str) -> None:
+    with pytest.raises(msgspec.ValidationError, match=re.escape(fault)):
+        msgspec.convert({"type": "mqtt", **options}, MqttConfig)
+
+
+@pytest.mark.parametrize("topic", ["lab/+/v", "$share/agents/lab/+/v"])
+def test_mqtt_sensors_by_topic_against_a_real_broker(mosquitto_broker: Broker, topic: str) -> None:
+    config = BrokerConfig(url=mosquitto_broker.url)
+    source = MqttSource(
+        MqttConfig(topic=topic, sensor_topic=True), ("a", "b"), line=line_to(config)
+    )
+    sender = MqttLink(config, client_id="sender")
+    port = sender.port("sender")
+    out = np.empty((4, 2), np.float32)
+
+    def delivered() -> bool:
+        port.publish(1, "lab/oven/v", b"[1.5,null]")
+        return source.read(out) > 0
+
+    source.open()
+    sender.start()
+    try:
+        assert isinstance(port.events.get(timeout=DEADLINE_S), Up)
+        until(delivered)
+        assert set(source.sensors) == {"oven"}
+    finally:
+        source.close()
+        sender.stop()
 
 
 def test_mqtt_subscription_that_is_denied_fails_the_source() -> None:

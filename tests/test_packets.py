@@ -36,7 +36,8 @@ def test_messages_come_out_as_they_went_in_wherever_the_stream_is_cut(messages, 
     for start, stop in zip([0, *cuts], [*cuts, len(stream)], strict=True):
         found += splitter.feed(stream[start:stop])
     assert found == [
-        Received(payload, retained=False, packet_id=number) for _, payload, number in messages
+        Received(payload, retained=False, packet_id=number, topic=topic)
+        for topic, payload, number in messages
     ]
 
 

@@ -37,7 +37,7 @@ def test_a_good_file_is_read_with_its_defaults(tmp_path: Path) -> None:
     ("old", "new", "place", "text"),
     [
         ("path: x", "pth: x", "9:28", "there is no field 'pth' here; did you mean 'path'?"),
-        ("type: replay", "type: repaly", "9:20", "known are follow, iio, jsonl, mqtt"),
+        ("type: replay", "type: repaly", "9:20", "known are aligned, audio, follow"),
         ("device: pi", "device: 007", "1:9", "put the value in quotes"),
         ("device: pi", "device: pi\ndevice: pi", "2:1", "'device' is given twice"),
         ("device: pi", "device: pi\non: 1", "2:1", "put it in quotes"),

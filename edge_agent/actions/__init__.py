@@ -8,12 +8,13 @@ from typing import Any, Final
 from edge_agent.actions.base import Action, Direct, Send
 from edge_agent.actions.exec import ExecAction, ExecConfig
 from edge_agent.actions.file import FileAction, FileConfig
+from edge_agent.actions.gpio import GpioAction, GpioConfig
 from edge_agent.actions.log import LogAction, LogConfig
 from edge_agent.actions.mqtt import MqttAction, MqttConfig
 from edge_agent.actions.webhook import WebhookAction, WebhookConfig
 from edge_agent.settings import Kind
 
-ActionConfig = LogConfig | MqttConfig | ExecConfig | FileConfig | WebhookConfig
+ActionConfig = LogConfig | MqttConfig | ExecConfig | FileConfig | WebhookConfig | GpioConfig
 
 
 def make_action(config: ActionConfig, *, send: Send, direct: Direct | None = None) -> Action:
@@ -33,4 +34,5 @@ _MAKERS: Final[dict[type[Kind], Callable[[Any, Send, Direct | None], Action]]] =
     ExecConfig: lambda config, _send, _direct: ExecAction(config),
     FileConfig: lambda config, _send, _direct: FileAction(config),
     WebhookConfig: lambda config, _send, _direct: WebhookAction(config),
+    GpioConfig: lambda config, _send, _direct: GpioAction(config),
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import threading
 from pathlib import Path
 from typing import Annotated, ClassVar, Final
@@ -10,7 +9,8 @@ from urllib.parse import urlsplit
 
 from msgspec import Meta
 
-from edge_agent.contract.errors import ActionError
+from edge_agent.bearer import bearer_token
+from edge_agent.contract.errors import ActionError, ConfigError
 from edge_agent.contract.messages import Decision, encode
 from edge_agent.settings import Kind
 
@@ -22,15 +22,21 @@ class WebhookConfig(Kind, frozen=True, kw_only=True, tag="webhook"):
 
     Attributes:
         url: ``https://HOST/PATH``, without a password in it.
-        token_file: absolute path of a file whose text is sent as a bearer token, read each time.
+        token_file: file whose text is sent as a bearer token; read each time.
+        token_env: environment variable that holds the token.
         timeout_s: of each try, for each wait on the network.
         tries: at most, when there is no connection or the answer is 5xx.
     """
 
     url: Annotated[str, Meta(pattern=r"^https?://[^/@\s]+(/\S*)?$")]
-    token_file: Annotated[str, Meta(pattern="^/")] | None = None
+    token_file: str | None = None
+    token_env: str | None = None
     timeout_s: Annotated[float, Meta(gt=0, le=60)] = 5.0
     tries: Annotated[int, Meta(ge=1, le=5)] = 3
+
+    def __post_init__(self) -> None:
+        if self.token_file and self.token_env:
+            raise ValueError("give token_file or token_env, not both")
 
 
 class WebhookAction:
@@ -48,6 +54,8 @@ class WebhookAction:
         Raises:
             ActionError: it was not taken with 2xx, or the token cannot be read.
         """
+        from http.client import HTTPException  # noqa: PLC0415 - not for the agent's start
+
         where = urlsplit(self._config.url).netloc  # a path may be a secret
         body, headers = encode(decision), self._headers()
         fault = "closed"
@@ -56,7 +64,7 @@ class WebhookAction:
                 break
             try:
                 status = self._post(body, headers)
-            except (OSError, http.client.HTTPException) as exc:
+            except (OSError, HTTPException) as exc:
                 fault = f"{type(exc).__name__}: {exc}"
                 continue
             if 200 <= status < 300:
@@ -64,7 +72,7 @@ class WebhookAction:
             fault = f"answered {status}"
             if status < 500:
                 break
-        raise ActionError(f"webhook at {where}: {fault}: check url, token_file and the network")
+        raise ActionError(f"webhook at {where}: {fault}: check url, token and the network")
 
     def close(self) -> None:
         """Try no more; a try that runs ends within its time limit."""
@@ -72,20 +80,18 @@ class WebhookAction:
 
     def _headers(self) -> dict[str, str]:
         headers = {"Content-Type": "application/json"}
-        if self._config.token_file:
-            try:
-                token = Path(self._config.token_file).read_text().strip()
-            except (OSError, UnicodeDecodeError) as exc:
-                raise ActionError(f"{self._config.token_file}: the token cannot be read") from exc
-            if not (token.isascii() and token.isprintable()):
-                raise ActionError(f"{self._config.token_file}: a token is one line of ASCII")
-            headers["Authorization"] = f"Bearer {token}"
-        return headers
+        file = Path(self._config.token_file) if self._config.token_file else None
+        try:
+            token = bearer_token(file, self._config.token_env)
+        except ConfigError as exc:
+            raise ActionError(str(exc)) from exc
+        return headers if token is None else {**headers, "Authorization": f"Bearer {token}"}
 
     def _post(self, body: bytes, headers: dict[str, str]) -> int:
+        from http.client import HTTPConnection, HTTPSConnection  # noqa: PLC0415 - see above
+
         url = urlsplit(self._config.url)
-        secure = url.scheme == "https"
-        kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
+        kind = HTTPSConnection if url.scheme == "https" else HTTPConnection
         connection = kind(url.netloc, timeout=self._config.timeout_s)
         try:
             target = (url.path or "/") + (f"?{url.query}" if url.query else "")

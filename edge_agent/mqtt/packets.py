@@ -116,10 +116,12 @@ class Splitter:
         return found
 
     def _publish(self, first: int, data: bytes, at: int, stop: int) -> Received:
-        """The message in ``data[at:stop]``; its topic is not looked at."""
+        """The message in ``data[at:stop]``; whether its topic is UTF-8 is not looked at."""
         if stop - at < 2:
             raise MalformedError("a message without a topic")
-        at += 2 + (data[at] << 8 | data[at + 1])
+        begin = at + 2
+        at = begin + (data[at] << 8 | data[at + 1])
+        topic = data[begin:at]
         packet_id = 0
         if qos := first >> 1 & 3:
             if qos > 1 or stop - at < 2:
@@ -133,7 +135,7 @@ class Splitter:
             at = sum(varint)
         if at > stop:
             raise MalformedError("a message that ends before its payload")
-        return Received(data[at:stop], bool(first & 1), packet_id)
+        return Received(data[at:stop], bool(first & 1), packet_id, topic)
 
 
 # --- what a client sends -------------------------------------------------------------------------

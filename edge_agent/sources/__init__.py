@@ -9,10 +9,16 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from edge_agent.clock import Clock
 from edge_agent.contract.errors import ConfigError
 from edge_agent.settings import Kind
+from edge_agent.sources.aligned import AlignedConfig, AlignedSource
+from edge_agent.sources.audio import AudioConfig, audio_source
 from edge_agent.sources.base import Source
 from edge_agent.sources.follow import FollowConfig, FollowSource
+from edge_agent.sources.gpio import GpioConfig, GpioSource
+from edge_agent.sources.http import HttpConfig, HttpSource
+from edge_agent.sources.i2c import I2cConfig, I2cSource
 from edge_agent.sources.iio import IioConfig, IioSource
 from edge_agent.sources.jsonl import JsonlConfig, JsonlSource
+from edge_agent.sources.modbus import ModbusConfig, ModbusSource
 from edge_agent.sources.mqtt import MqttConfig, MqttSource, line_to
 from edge_agent.sources.replay import ReplayConfig, ReplaySource
 from edge_agent.sources.serial import SerialConfig, SerialSource
@@ -21,7 +27,7 @@ from edge_agent.sources.simulated import SimulatedConfig, SimulatedSource
 if TYPE_CHECKING:  # edge_agent.config imports this module
     from edge_agent.config import BrokerConfig
 
-SourceConfig = (
+PlainConfig = (
     ReplayConfig
     | JsonlConfig
     | MqttConfig
@@ -29,7 +35,13 @@ SourceConfig = (
     | SerialConfig
     | IioConfig
     | FollowConfig
+    | ModbusConfig
+    | I2cConfig
+    | GpioConfig
+    | HttpConfig
+    | AudioConfig
 )
+SourceConfig = PlainConfig | AlignedConfig
 
 
 class _Site(NamedTuple):
@@ -64,6 +76,29 @@ def make_source(
     return _MAKERS[type(config)](config, _Site(channels, base, broker, clock))
 
 
+def names_sensors(source: SourceConfig) -> bool:
+    """Whether a source says which of many sensors each reading is of."""
+    return bool(getattr(source, "sensor_key", None) or getattr(source, "sensor_topic", False))
+
+
+def plain_sources(source: SourceConfig) -> list[tuple[str, PlainConfig]]:
+    """A source, or those that it aligns, and where they stand below it in the file."""
+    if not isinstance(source, AlignedConfig):
+        return [("", source)]
+    return [(f".parts[{number}].source", part.source) for number, part in enumerate(source.parts)]
+
+
+def parts_fault(source: SourceConfig, channels: Sequence[str]) -> str | None:
+    """Why sources cannot be aligned to these channels, if they cannot."""
+    if not isinstance(source, AlignedConfig):
+        return None
+    if sorted(name for part in source.parts for name in part.channels) != sorted(channels):
+        return "the channels of the parts must be those of the pipeline, each once"
+    if any(names_sensors(part.source) for part in source.parts):
+        return "sources of many sensors cannot be aligned: leave out sensor_key and sensor_topic"
+    return None
+
+
 def _replay(config: ReplayConfig, site: _Site) -> Source:
     return ReplaySource(config, site.channels, base=site.base, clock=site.clock)
 
@@ -95,6 +130,34 @@ def _follow(config: FollowConfig, site: _Site) -> Source:
     return FollowSource(config, site.channels, base=site.base)
 
 
+def _modbus(config: ModbusConfig, site: _Site) -> Source:
+    return ModbusSource(config, site.channels, clock=site.clock)
+
+
+def _i2c(config: I2cConfig, site: _Site) -> Source:
+    return I2cSource(config, site.channels, clock=site.clock)
+
+
+def _gpio(config: GpioConfig, site: _Site) -> Source:
+    return GpioSource(config, site.channels, clock=site.clock)
+
+
+def _http(config: HttpConfig, site: _Site) -> Source:
+    return HttpSource(config, site.channels, base=site.base)
+
+
+def _audio(config: AudioConfig, site: _Site) -> Source:
+    return audio_source(config, site.channels, base=site.base, clock=site.clock)
+
+
+def _aligned(config: AlignedConfig, site: _Site) -> Source:
+    parts = [
+        _MAKERS[type(part.source)](part.source, site._replace(channels=part.channels))
+        for part in config.parts
+    ]
+    return AlignedSource(config, site.channels, parts=parts, clock=site.clock)
+
+
 _MAKERS: Final[dict[type[Kind], Callable[[Any, _Site], Source]]] = {
     ReplayConfig: _replay,
     JsonlConfig: _jsonl,
@@ -103,4 +166,10 @@ _MAKERS: Final[dict[type[Kind], Callable[[Any, _Site], Source]]] = {
     SerialConfig: _serial,
     IioConfig: _iio,
     FollowConfig: _follow,
+    ModbusConfig: _modbus,
+    I2cConfig: _i2c,
+    GpioConfig: _gpio,
+    HttpConfig: _http,
+    AudioConfig: _audio,
+    AlignedConfig: _aligned,
 }

@@ -59,3 +59,15 @@ class SensorSource(Source, Protocol):
     def sensors(self) -> Sequence[str]:
         """Which sensor each row of the last ``read`` came from; as many as it gave rows."""
         ...
+
+
+class StampedSource(Source, Protocol):
+    """A source whose readings say when they were taken; see ``aligned``."""
+
+    @property
+    def stamps(self) -> Sequence[float]:
+        """When each row of the last ``read`` was taken, in seconds since 1970.
+
+        As many as it gave rows; empty when the readings are not asked for their time.
+        """
+        ...

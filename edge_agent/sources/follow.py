@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, BinaryIO, Final
@@ -14,7 +13,8 @@ from msgspec import Meta
 from edge_agent.arrays import F32
 from edge_agent.contract.errors import SourceError
 from edge_agent.settings import Kind
-from edge_agent.sources.json_rows import Row, RowDecoder, move
+from edge_agent.sources.inbox import Inbox
+from edge_agent.sources.lines import Lines
 
 _WAIT_S: Final = 1.0
 _CHUNK_BYTES: Final = 16 * 1024
@@ -28,12 +28,16 @@ class FollowConfig(Kind, frozen=True, kw_only=True, tag="follow"):
         from_start: read what is in it already, again at each start.
         poll_s: how often to look for more.
         line_bytes_max: a longer line is left out and counted as torn.
+        sensor_key: as of ``jsonl``.
+        time_key: as of ``jsonl``.
     """
 
     path: Annotated[str, Meta(min_length=1)]
     from_start: bool = False
     poll_s: Annotated[float, Meta(ge=0.001, le=1)] = 0.05
     line_bytes_max: Annotated[int, Meta(ge=64, le=1024 * 1024)] = 64 * 1024
+    sensor_key: str | None = None
+    time_key: str | None = None
 
 
 class FollowSource:
@@ -50,10 +54,9 @@ class FollowSource:
     def __init__(self, config: FollowConfig, channels: Sequence[str], *, base: Path) -> None:
         self._config = config
         self._path = base / config.path
-        self._decoder = RowDecoder(channels)
-        self._waiting: deque[Row] = deque()  # at most what one chunk holds
-        self._partial = b""
-        self._overlong = False
+        # It holds at most what one chunk does.
+        self._inbox = Inbox(channels, sensor_key=config.sensor_key, time_key=config.time_key)
+        self._lines = Lines(self._inbox, config.line_bytes_max)
         self._file: BinaryIO | None = None
 
     def open(self) -> None:
@@ -71,18 +74,18 @@ class FollowSource:
             raise SourceError(
                 f"{self._path}: {exc.strerror}: check the path, and the program that writes it"
             ) from exc
-        self._waiting.clear()
-        self._partial, self._overlong = b"", False
+        self._inbox.clear()
+        self._lines.begin()
 
     def read(self, out: F32) -> int:
         """Give what has been read already, else wait for more, at most 1 s."""
         deadline = time.monotonic() + _WAIT_S
-        while not self._waiting:
+        while not self._inbox:
             if not self._take_chunk():
                 if time.monotonic() + self._config.poll_s > deadline:
                     return 0
                 time.sleep(self._config.poll_s)
-        return move(self._waiting, out)
+        return self._inbox.give(out)
 
     def close(self) -> None:
         """Let the file go."""
@@ -93,7 +96,17 @@ class FollowSource:
     @property
     def faults(self) -> dict[str, int]:
         """``torn`` and ``malformed`` lines."""
-        return dict(self._decoder.faults)
+        return self._inbox.faults
+
+    @property
+    def sensors(self) -> Sequence[str]:
+        """Which sensor each row of the last ``read`` came from; empty without a ``sensor_key``."""
+        return self._inbox.sensors
+
+    @property
+    def stamps(self) -> Sequence[float]:
+        """When each row of the last ``read`` was taken; empty without a ``time_key``."""
+        return self._inbox.stamps
 
     def _take_chunk(self) -> bool:
         """Read once and decode the complete lines; False when there is nothing more yet."""
@@ -104,12 +117,7 @@ class FollowSource:
                 return self._go_on(self._file)
         except OSError as exc:
             raise SourceError(f"{self._path}: {exc.strerror}: check the disk") from exc
-        lines = (self._partial + chunk).split(b"\n")
-        self._partial = lines.pop()
-        for line in lines:
-            self._take_line(line)
-        if len(self._partial) > self._config.line_bytes_max:
-            self._overlong, self._partial = True, b""
+        self._lines.feed(chunk)
         return True
 
     def _go_on(self, file: BinaryIO) -> bool:
@@ -117,7 +125,7 @@ class FollowSource:
         old = os.fstat(file.fileno())
         if old.st_size < file.tell():
             file.seek(0)
-            self._drop_partial()
+            self._lines.cut()
             return True
         try:
             new = self._path.open("rb", buffering=0)
@@ -131,19 +139,5 @@ class FollowSource:
             return True
         file.close()
         self._file = new
-        self._drop_partial()
+        self._lines.cut()
         return True
-
-    def _drop_partial(self) -> None:
-        if self._partial or self._overlong:
-            self._decoder.faults["torn"] += 1
-        self._partial, self._overlong = b"", False
-
-    def _take_line(self, line: bytes) -> None:
-        if self._overlong or len(line) > self._config.line_bytes_max:
-            self._overlong = False
-            self._decoder.faults["torn"] += 1
-        elif line.strip():
-            row = self._decoder.row(line)
-            if row is not None:
-                self._waiting.append(row)

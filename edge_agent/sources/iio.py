@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from edge_agent.arrays import F32
 from edge_agent.clock import Clock
 from edge_agent.contract.errors import ConfigError, SourceError
 from edge_agent.settings import Kind
-from edge_agent.sources.pace import Pace
+from edge_agent.sources.pace import Polls
 
 _ROOT: Final = Path("/sys/bus/iio/devices")
 
@@ -62,12 +61,9 @@ class IioSource:
                 "name one for each, in order"
             )
         self._config = config
-        self._clock = clock
         self._root = root
-        self._sleep = sleep
         self._inputs: list[tuple[Path, float, float]] = []  # raw file, offset, scale
-        self._pace = Pace(config.rate_hz, clock, sleep=sleep)
-        self._overrun = 0
+        self._polls = Polls(config.rate_hz, clock, sleep=sleep)
 
     def open(self) -> None:
         """Find the device and read its scales.
@@ -77,14 +73,12 @@ class IioSource:
         """
         folder = self._folder()
         self._inputs = [_input(folder, name) for name in self._config.inputs]
-        self._pace = Pace(self._config.rate_hz, self._clock, sleep=self._sleep)
+        self._polls.begin()
 
     def read(self, out: F32) -> int:
         """Wait for the next due time, at most 1 s, and give one reading."""
-        due = self._pace.take(sys.maxsize)
-        if due == 0:
+        if not self._polls.due():
             return 0
-        self._overrun += due - 1
         for column, (path, offset, scale) in enumerate(self._inputs):
             out[0, column] = (_number(path) + offset) * scale
         return 1
@@ -95,7 +89,7 @@ class IioSource:
     @property
     def faults(self) -> dict[str, int]:
         """``overrun``: due times that had passed."""
-        return {"overrun": self._overrun}
+        return {"overrun": self._polls.overrun}
 
     def _folder(self) -> Path:
         for folder in sorted(self._root.glob("iio:device*")):

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Sequence
 from functools import cache
 from struct import Struct
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, NamedTuple
 
 import msgspec
 import numpy as np
@@ -25,7 +25,8 @@ Row = Sequence[float]
 """A value for each channel; NaN where there is none."""
 
 _FLOAT_BYTES: Final = 4
-_NAME_CHARS_MAX: Final = 64
+NAME_CHARS_MAX: Final = 64
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=NAME_CHARS_MAX)]
 _NOT_FINITE: Final = re.compile(rb"-?\b(?:nan|inf(?:inity)?)\b", re.IGNORECASE)
 _MANY: Final = re.compile(rb"\s*\[\s*[\[{]")
 
@@ -56,12 +57,18 @@ class RowDecoder:
 
         A reading that cannot be used is counted and left out; the others stay.
         """
-        if text[:1] == b"{" or not _MANY.match(text):
-            row = self.row(text)
+        items = self.items(text)
+        if len(items) == 1:  # as most messages are
+            row = self.row(items[0])
             return [] if row is None else [row]
-        found = self._decode(self._many, text)
-        rows = [self.row(item) for item in found or ()]
+        rows = [self.row(item) for item in items]
         return [row for row in rows if row is not None]
+
+    def items(self, text: bytes) -> Sequence[bytes | msgspec.Raw]:
+        """The texts of the readings in an array of several, or the one text that it is."""
+        if text[:1] == b"{" or not _MANY.match(text):
+            return (text,)
+        return self._decode(self._many, text) or ()
 
     def row(self, text: bytes | msgspec.Raw) -> Row | None:
         """One reading, or None if it was counted as a fault."""
@@ -105,33 +112,50 @@ class RowDecoder:
             return None
 
 
-class NameDecoder:
-    """Finds in a JSON object which sensor it is of. Used by one thread.
+class Tag(NamedTuple):
+    """What a reading says of itself.
 
-    Args:
-        key: whose value is the name, a string of 1 to 64 characters.
-
-    Raises:
-        ConfigError: the key holds a quote, a backslash or a control character.
+    Attributes:
+        sensor: its name, of 1 to 64 characters; empty where none is asked for.
+        stamp: when it was taken, seconds since 1970; 0 where none is asked for.
     """
 
-    def __init__(self, key: str) -> None:
-        name = Annotated[str, msgspec.Meta(min_length=1, max_length=_NAME_CHARS_MAX)]
-        try:
-            kind = msgspec.defstruct("Named", [("sensor", name)], rename={"sensor": key})
-        except ValueError as exc:
-            raise ConfigError(f"{key!r} cannot be the key of a JSON object: {exc}") from exc
-        self._decoder = msgspec.json.Decoder[Any](kind)
+    sensor: str = ""
+    stamp: float = 0.0
 
-    def name(self, text: bytes) -> str | None:
-        """The sensor's name; None when there is none that can be used."""
+
+class TagDecoder:
+    """Finds in a JSON object which sensor it is of, and when it was taken. Used by one thread.
+
+    Args:
+        sensor_key: whose value is the sensor's name, a string of 1 to 64 characters, if asked for.
+        time_key: whose value is the time in seconds since 1970, if asked for.
+
+    Raises:
+        ConfigError: a key holds a quote, a backslash or a control character.
+    """
+
+    def __init__(self, sensor_key: str | None, time_key: str | None) -> None:
+        asked = [("sensor", Name, sensor_key), ("stamp", float, time_key)]
+        fields = [(name, kind) for name, kind, key in asked if key]
+        names = {name: key for name, _, key in asked if key}
+        try:
+            self._decoder = msgspec.json.Decoder[Any](
+                msgspec.defstruct("Tagged", fields, rename=names)
+            )
+        except ValueError as exc:
+            keys = " and ".join(map(repr, names.values()))
+            raise ConfigError(f"{keys} cannot be keys of a JSON object: {exc}") from exc
+        self._fields = tuple(names)
+
+    def tag(self, text: bytes | msgspec.Raw) -> Tag | None:
+        """What the reading says of itself; None when it lacks what is asked for."""
         for mended in (False, True):
             try:
                 found = self._decoder.decode(_NOT_FINITE.sub(b"null", text) if mended else text)
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 continue
-            sensor: str = found.sensor
-            return sensor
+            return Tag(**{name: getattr(found, name) for name in self._fields})
         return None
 
 

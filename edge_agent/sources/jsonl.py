@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import select
-from collections import deque
 from collections.abc import Sequence
 from typing import Annotated, Final
 
@@ -13,7 +12,8 @@ from msgspec import Meta
 from edge_agent.arrays import F32
 from edge_agent.contract.errors import SourceError
 from edge_agent.settings import Kind
-from edge_agent.sources.json_rows import NameDecoder, Row, RowDecoder, move
+from edge_agent.sources.inbox import Inbox
+from edge_agent.sources.lines import Lines
 
 _STDIN: Final = 0
 _WAIT_MS: Final = 1000
@@ -29,10 +29,13 @@ class JsonlConfig(Kind, frozen=True, kw_only=True, tag="jsonl"):
         line_bytes_max: a longer line is left out and counted as torn.
         sensor_key: key that names the sensor of a line, for a pipeline with ``sensors``: its value
             is a string of 1 to 64 characters. A line without it is counted as malformed.
+        time_key: key of an object that says when it was taken, in seconds since 1970, for
+            ``type: aligned``. A line without it is counted as malformed.
     """
 
     line_bytes_max: Annotated[int, Meta(ge=64)] = 64 * 1024
     sensor_key: str | None = None
+    time_key: str | None = None
 
 
 class JsonlSource:
@@ -44,24 +47,15 @@ class JsonlSource:
         config: what the configuration file says.
         channels: names, in the order of a row.
         descriptor: to read from.
-
-    Attributes:
-        sensors: which sensor each row of the last ``read`` came from; empty without a
-            ``sensor_key``.
     """
 
     def __init__(
         self, config: JsonlConfig, channels: Sequence[str], *, descriptor: int = _STDIN
     ) -> None:
         self._descriptor = descriptor
-        self._line_bytes_max = config.line_bytes_max
-        self._decoder = RowDecoder(channels)
-        self._names = NameDecoder(config.sensor_key) if config.sensor_key else None
-        self._waiting: deque[Row] = deque()  # at most what one chunk holds
-        self._named: deque[str] = deque()  # the sensor of each row that waits, if they have names
-        self.sensors: list[str] = []
-        self._partial = b""
-        self._overlong = False  # the rest of a line that is too long is still to come
+        # It holds at most what one chunk does.
+        self._inbox = Inbox(channels, sensor_key=config.sensor_key, time_key=config.time_key)
+        self._lines = Lines(self._inbox, config.line_bytes_max)
         self._ended = False
         self._poll = select.poll()
 
@@ -77,15 +71,12 @@ class JsonlSource:
 
     def read(self, out: F32) -> int:
         """Give what has been read already, else wait for the next lines, at most 1 s."""
-        if not self._waiting:
+        if not self._inbox:
             if self._ended:
                 raise EOFError("standard input has ended")
             if self._poll.poll(_WAIT_MS):
                 self._take_chunk()
-        count = move(self._waiting, out)
-        if self._names:
-            self.sensors = [self._named.popleft() for _ in range(count)]
-        return count
+        return self._inbox.give(out)
 
     def close(self) -> None:
         """Stop waiting for the descriptor, and leave it open."""
@@ -94,7 +85,17 @@ class JsonlSource:
     @property
     def faults(self) -> dict[str, int]:
         """``torn`` and ``malformed`` lines."""
-        return dict(self._decoder.faults)
+        return self._inbox.faults
+
+    @property
+    def sensors(self) -> Sequence[str]:
+        """Which sensor each row of the last ``read`` came from; empty without a ``sensor_key``."""
+        return self._inbox.sensors
+
+    @property
+    def stamps(self) -> Sequence[float]:
+        """When each row of the last ``read`` was taken; empty without a ``time_key``."""
+        return self._inbox.stamps
 
     def _take_chunk(self) -> None:
         """Read once, which does not block after a poll, and decode the complete lines."""
@@ -104,28 +105,4 @@ class JsonlSource:
             raise SourceError(f"standard input cannot be read: {exc.strerror}") from exc
         self._ended = not chunk
         # A stream may end without a newline: its last line is then whole or torn, as any other.
-        lines = (self._partial + (chunk or b"\n")).split(b"\n")
-        self._partial = lines.pop()
-        for line in lines:
-            self._take_line(line)
-        if len(self._partial) > self._line_bytes_max:
-            self._overlong, self._partial = True, b""
-
-    def _take_line(self, line: bytes) -> None:
-        if self._overlong or len(line) > self._line_bytes_max:
-            self._overlong = False
-            self._decoder.faults["torn"] += 1
-        elif line.strip():
-            self._take_reading(line)
-
-    def _take_reading(self, line: bytes) -> None:
-        row = self._decoder.row(line)
-        if row is None:
-            return
-        if self._names:
-            name = self._names.name(line)
-            if name is None:
-                self._decoder.faults["malformed"] += 1
-                return
-            self._named.append(name)
-        self._waiting.append(row)
+        self._lines.feed(chunk or b"\n")

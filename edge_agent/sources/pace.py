@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from typing import Final
@@ -52,3 +53,35 @@ class Pace:
         taken = max(0, min(due, most))
         self._given += taken
         return taken
+
+
+class Polls:
+    """When to ask a sensor that gives one reading whenever it is asked. One thread.
+
+    Args:
+        rate_hz: readings per second, above 0.
+        clock: for the pace.
+        sleep: waits for a number of seconds.
+
+    Attributes:
+        overrun: due times that had passed before the sensor was asked.
+    """
+
+    def __init__(
+        self, rate_hz: float, clock: Clock, *, sleep: Callable[[float], None] = time.sleep
+    ) -> None:
+        self._rate_hz = rate_hz
+        self._clock = clock
+        self._sleep = sleep
+        self.overrun = 0
+        self.begin()
+
+    def begin(self) -> None:
+        """The first reading is due at once."""
+        self._pace = Pace(self._rate_hz, self._clock, sleep=self._sleep)
+
+    def due(self) -> bool:
+        """Wait for the next due time, at most 1 s; False when it has not come yet."""
+        due = self._pace.take(sys.maxsize)
+        self.overrun += max(0, due - 1)
+        return due > 0

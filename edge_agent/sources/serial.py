@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
 from typing import Annotated, Any, Final, Literal
 
@@ -11,7 +10,8 @@ from msgspec import Meta
 from edge_agent.arrays import F32
 from edge_agent.contract.errors import SourceError
 from edge_agent.settings import Kind
-from edge_agent.sources.json_rows import Row, RowDecoder, move
+from edge_agent.sources.inbox import Inbox
+from edge_agent.sources.lines import Lines
 
 _WAIT_S: Final = 1.0
 _CHUNK_BYTES: Final = 4096
@@ -44,10 +44,12 @@ class SerialSource:
 
     def __init__(self, config: SerialConfig, channels: Sequence[str]) -> None:
         self._config = config
-        self._decoder = RowDecoder(channels)
-        self._waiting: deque[Row] = deque()  # at most what one chunk holds
-        self._partial = b""
-        self._skipping = True  # up to the next end of a line
+        self._inbox = Inbox(channels)  # it holds at most what one chunk does
+        self._lines = Lines(
+            self._inbox,
+            config.line_bytes_max,
+            mend=_csv_as_json if config.format == "csv" else None,
+        )
         self._port: Any = None
 
     def open(self) -> None:
@@ -67,14 +69,14 @@ class SerialSource:
                 f"{self._config.port}: {exc}: check the cable, and that the user is in the group "
                 "dialout"
             ) from exc
-        self._waiting.clear()
-        self._partial, self._skipping = b"", True
+        self._inbox.clear()
+        self._lines.begin(within=True)
 
     def read(self, out: F32) -> int:
         """Give what has been read already, else wait for the next bytes, at most 1 s."""
-        if not self._waiting:
+        if not self._inbox:
             self._take_chunk()
-        return move(self._waiting, out)
+        return self._inbox.give(out)
 
     def close(self) -> None:
         """Let the port go."""
@@ -85,7 +87,7 @@ class SerialSource:
     @property
     def faults(self) -> dict[str, int]:
         """``torn`` and ``malformed`` lines."""
-        return dict(self._decoder.faults)
+        return self._inbox.faults
 
     def _take_chunk(self) -> None:
         try:
@@ -93,21 +95,7 @@ class SerialSource:
             chunk += self._port.read(min(self._port.in_waiting, _CHUNK_BYTES))
         except OSError as exc:
             raise SourceError(f"{self._config.port}: {exc}: was it unplugged?") from exc
-        lines = (self._partial + chunk).split(b"\n")
-        self._partial = lines.pop()
-        for line in lines:
-            self._take_line(line)
-        if len(self._partial) > self._config.line_bytes_max:
-            self._skipping, self._partial = True, b""
-
-    def _take_line(self, line: bytes) -> None:
-        if self._skipping or len(line) > self._config.line_bytes_max:
-            self._skipping = False
-            self._decoder.faults["torn"] += 1
-        elif line.strip():
-            row = self._decoder.row(_csv_as_json(line) if self._config.format == "csv" else line)
-            if row is not None:
-                self._waiting.append(row)
+        self._lines.feed(chunk)
 
 
 def _csv_as_json(line: bytes) -> bytes:

@@ -126,6 +126,9 @@ def _read_once(source: Source, block: int, channels: int) -> int | None:
     assert taken_s < READ_S_MAX, f"read() took {taken_s:.1f} s, it may wait 1 s"
     assert type(count) is int, f"read() gave a {type(count).__name__}, not an int"
     assert 0 <= count <= block, f"read() gave {count}, but out has {block} rows"
+    for beside in ("sensors", "stamps"):  # some sources have them
+        said = len(getattr(source, beside, ()))
+        assert said in {0, count}, f"read() gave {count} rows, but {beside} has {said}"
     given, rest = out[:count], (guarded[0], out[count:], guarded[-1])
     assert not (given == _UNTOUCHED).any(), "read() left values of its rows as they were: NaN them"
     assert all((part == _UNTOUCHED).all() for part in rest), "read() wrote outside of out[:n]"

@@ -41,7 +41,8 @@ class SimulatedLine:
             elif isinstance(event, Denied):
                 raise LinkError(f"{event.topic} ({event.reason})")
             elif isinstance(event, Message):
-                found.append(Received(event.payload, event.retained))
+                topic = event.topic.encode()
+                found.append(Received(event.payload, event.retained, topic=topic))
         return found
 
     def send(self, topic: str, payload: bytes, keep: Keep | None) -> bool:  # noqa: ARG002 - never needed here
