@@ -164,11 +164,11 @@ class Agent:
         self._sent.set()
         if self._uplink_thread.ident is not None:
             self._uplink_thread.join()
-        last = msgspec.structs.replace(self.status(), online=False, reason="stopped")
         try:
             self._uplink.close(_SEND_S)
         finally:
-            if self._link:
+            if self._link:  # the last status comes last: what was committed just now has its seq
+                last = msgspec.structs.replace(self.status(), online=False, reason="stopped")
                 self._link.stop((self._topics.status(self._config.device), encode(last)))
 
     # --- what it says of itself ------------------------------------------------------------------
