@@ -42,6 +42,7 @@ from edge_agent.status import StatusBoard
 from edge_agent.update.store import Store
 from edge_agent.update.updater import Updater
 from edge_agent.uplink.uplink import Uplink
+from edge_agent.watch import ClockWatch, LossWatch, ReadingWatch
 
 log = logging.getLogger(__name__)
 
@@ -93,6 +94,8 @@ class Agent:
     def __init__(self, config: AgentConfig, base: Path, folder: DataFolder, clock: Clock) -> None:
         self._config, self._base, self._clock = config, base, clock
         self._started_t = clock.wall()
+        self._clock_watch = ClockWatch(clock.monotonic_ns(), self._started_t)
+        self._loss_watch, self._loses = LossWatch(clock.monotonic_ns()), False
         self._notifier = Notifier()
         self._topics = Topics(config.broker.prefix if config.broker else "edge")
         self._uplink = Uplink(
@@ -140,6 +143,7 @@ class Agent:
         metrics_ns = self._clock.monotonic_ns()
         while not stop.wait(_TURN_S):
             now = self._clock.monotonic_ns()
+            self._look(now)
             if self._board:
                 self._board.step()
             if not self._stuck(now):
@@ -186,6 +190,7 @@ class Agent:
             t=self._clock.wall(),
             synced=self._clock.synced(),
             started_t=self._started_t,
+            clock_set_s=self._clock_watch.set_s,
             groups=self._config.groups,
             rss_bytes=rss_bytes(),
             pipelines=tuple(room.status() for room in self._rooms),
@@ -203,6 +208,17 @@ class Agent:
             agent=__version__,
             online=False,
         )
+
+    def _look(self, now: int) -> None:
+        """Say in the log what has gone wrong, or is well again, outside of the agent."""
+        for room in self._rooms:
+            room.look(now)
+        if step_s := self._clock_watch.look(now, self._clock.wall()):
+            log.warning("the clock was set by %+.1f s; nothing but stamps depends on it", step_s)
+        loses = self._loss_watch.look(now, self._uplink.status().dropped)
+        if loses and not self._loses:
+            log.warning("records are dropped and said in the ledger: the outbox cannot take them")
+        self._loses = loses
 
     def _record_metrics(self) -> None:
         for room in self._rooms:
@@ -257,7 +273,7 @@ class Agent:
             model=None,
             dispatch_all=worker.wants_all,
         )
-        return _Room(pipeline, worker)
+        return _Room(pipeline, worker, ReadingWatch(config.silent_s, self._clock.monotonic_ns()))
 
     def _make_updater(self, store: Store, trust: Path) -> Updater:
         targets: dict[str, list[Pipeline]] = {}
@@ -290,15 +306,33 @@ class Agent:
 
 
 class _Room:
-    """A pipeline with its actions; both count."""
+    """A pipeline with its actions, which both count, and an eye on its readings."""
 
-    def __init__(self, pipeline: Pipeline, worker: ActionWorker) -> None:
+    def __init__(self, pipeline: Pipeline, worker: ActionWorker, watch: ReadingWatch) -> None:
         self.pipeline = pipeline
         self.worker = worker
+        self._watch = watch
+        self._fault = ""
+
+    def look(self, now: int) -> None:
+        """See whether readings come and are taken."""
+        fault = self._watch.look(
+            now,
+            readings=self.pipeline.meters.counters.readings,
+            overrun=self.pipeline.overrun,
+            expected=self.pipeline.is_running,
+        )
+        if fault != self._fault:
+            log.warning("pipeline %s: %s", self.pipeline.name, fault or "readings are well again")
+        self._fault = fault
 
     def status(self) -> PipelineStatus:
         status = self.pipeline.status()
-        return msgspec.structs.replace(status, counts=status.counts | self.worker.counts)
+        return msgspec.structs.replace(
+            status,
+            fault=status.fault or self._fault,
+            counts=status.counts | self.worker.counts,
+        )
 
     def metrics(self) -> Metrics:
         metrics = self.pipeline.metrics()
