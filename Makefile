@@ -7,7 +7,7 @@ EXTRAS ?= demo
 GROUPS := --group test --group lint $(if $(filter all,$(EXTRAS)),--group servers)
 BIN := .venv/bin
 
-.PHONY: help demo test lint bench bench-scale bench-peers bench-outbox bench-swap bench-push bench-convert conformance crash test-arm64 coverage-matrix clean broker
+.PHONY: help demo test lint bench bench-scale bench-peers bench-outbox bench-swap bench-push bench-convert conformance crash soak test-small test-arm64 coverage-matrix clean broker
 .DELETE_ON_ERROR:
 
 help:
@@ -23,6 +23,8 @@ help:
 	@echo "make bench-convert    converted models against plain exports, and which form wins"
 	@echo "make conformance SUITE=FOLDER   the public TUF suite, every byte over MQTT"
 	@echo "make crash            a thousand agents killed at random moments of a push"
+	@echo "make soak             an hour of full and broken disks, set clocks, floods, flapping brokers"
+	@echo "make test-small       the agent in 512 MB and a quarter of a core"
 	@echo "make test-arm64       unit tests, replay and verify on emulated 64-bit ARM"
 	@echo "make coverage-matrix  every estimator of scikit-learn, to benchmarks/COVERAGE.md"
 	@echo "make clean            remove what these made"
@@ -70,6 +72,15 @@ conformance: .venv/.demo broker
 # Agents killed at random moments of a push: half an hour.
 crash: .venv/.demo broker
 	$(BIN)/python benchmarks/keep.py crash $(BIN)/python benchmarks/crash.py
+
+# An agent through everything that goes wrong on a device. As root its disk fills up and breaks too.
+SECONDS ?= 3600
+soak: .venv/.demo broker
+	$(BIN)/python benchmarks/keep.py soak $(BIN)/python benchmarks/soak.py --seconds $(SECONDS)
+
+# As root, in control groups of version 1 and 2, as far as this machine has them.
+test-small: .venv/.demo broker
+	$(BIN)/python benchmarks/keep.py small $(BIN)/python benchmarks/small.py
 
 # As root, on Debian: an emulated machine in build/arm64, kept for the next time.
 test-arm64: .venv/.demo

@@ -54,12 +54,13 @@ _DRAIN_S: Final = 10.0  # for the outbox to empty when the sources have ended by
 _SWITCH_S: Final = 1e-4  # beside a busy thread: p50 of 0.3 ms, where the default gives 3.2 ms
 
 
-def run(config: AgentConfig, base: Path) -> None:
+def run(config: AgentConfig, base: Path, clock: Clock | None = None) -> None:
     """Run the agent until SIGTERM, SIGINT or the end of every source. The main thread.
 
     Args:
         config: as read by :func:`edge_agent.config.load_config`.
         base: folder of the configuration file; relative paths start there.
+        clock: the time; by default that of this machine.
 
     Raises:
         EdgeError: it cannot start; nothing is left running.
@@ -70,7 +71,7 @@ def run(config: AgentConfig, base: Path) -> None:
     sys.setswitchinterval(_SWITCH_S)
     folder = DataFolder(base / config.data_dir)
     with folder.locked():
-        agent = Agent(config, base, folder, SystemClock())
+        agent = Agent(config, base, folder, clock or SystemClock())
         try:
             agent.start()
             agent.supervise(stop)
