@@ -32,6 +32,7 @@ from edge_agent.contract.topics import Topics
 from edge_agent.crowd import CrowdPipeline
 from edge_agent.folder import DataFolder
 from edge_agent.link import Link
+from edge_agent.memory import release_code
 from edge_agent.metrics import rss_bytes
 from edge_agent.mqtt import MqttLink
 from edge_agent.pipeline import Pipeline
@@ -97,6 +98,7 @@ class Agent:
         self._started_t = clock.wall()
         self._clock_watch = ClockWatch(clock.monotonic_ns(), self._started_t)
         self._loss_watch, self._loses = LossWatch(clock.monotonic_ns()), False
+        self._swaps = -1  # models taken over when code was let go last
         self._notifier = Notifier()
         self._topics = Topics(config.broker.prefix if config.broker else "edge")
         self._uplink = Uplink(
@@ -145,6 +147,7 @@ class Agent:
         while not stop.wait(_TURN_S):
             now = self._clock.monotonic_ns()
             self._look(now)
+            self._release_code()
             if self._board:
                 self._board.step()
             if not self._stuck(now):
@@ -220,6 +223,13 @@ class Agent:
         if loses and not self._loses:
             log.warning("records are dropped and said in the ledger: the outbox cannot take them")
         self._loses = loses
+
+    def _release_code(self) -> None:
+        """After the start, and after each new model: loading needs code that deciding does not."""
+        swaps = sum(room.pipeline.meters.counters.swaps for room in self._rooms)
+        if swaps != self._swaps:
+            self._swaps = swaps
+            release_code()
 
     def _record_metrics(self) -> None:
         for room in self._rooms:

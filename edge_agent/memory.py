@@ -1,7 +1,8 @@
-"""How much memory this process may still take: of the machine, and of its control groups."""
+"""How much memory this process may still take, and what of its own it can do without."""
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Final, NamedTuple
@@ -9,7 +10,9 @@ from typing import Final, NamedTuple
 _MEMINFO: Final = "proc/meminfo"
 _GROUPS: Final = "proc/self/cgroup"
 _MOUNTS: Final = "proc/self/mountinfo"
+_MAPS: Final = "/proc/self/maps"
 _KIB: Final = 1024
+_MADV_DONTNEED: Final = 4  # linux/mman-common.h
 
 
 class _Version(NamedTuple):
@@ -44,6 +47,28 @@ def free_bytes(root: Path = Path("/")) -> int | None:
     found = [_available(root / _MEMINFO), *_group_room(root)]
     known = [value for value in found if value is not None]
     return max(0, min(known)) if known else None
+
+
+def release_code() -> int:
+    """Let go of the pages of program code that are mapped; those in use come back at once.
+
+    Starting, and loading a model, run through 20 MiB of libraries, mostly onnxruntime's, of which
+    deciding needs a fraction. The pages stay in the kernel's cache, as the first that it drops
+    when memory is short. Code alone is let go: nobody writes to it, so the file has all of it.
+
+    Returns:
+        Bytes of the mappings, resident or not; 0 where there is no ``/proc``.
+    """
+    madvise = ctypes.CDLL(None, use_errno=True).madvise
+    madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+    released = 0
+    for line in _text(Path(_MAPS)).splitlines():
+        span, rights, _, _, _, *path = line.split(maxsplit=5)
+        if rights == "r-xp" and path and path[0].startswith("/"):
+            start, end = (int(address, 16) for address in span.split("-"))
+            if madvise(start, end - start, _MADV_DONTNEED) == 0:
+                released += end - start
+    return released
 
 
 def _available(path: Path) -> int | None:

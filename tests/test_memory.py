@@ -2,7 +2,7 @@
 
 import pytest
 
-from edge_agent.memory import free_bytes
+from edge_agent.memory import free_bytes, release_code
 
 MIB = 2**20
 UNBOUND = 9_223_372_036_854_771_712  # what version 1 says for none
@@ -129,3 +129,8 @@ def test_in_a_container_the_mounted_folder_may_be_the_group_itself(machine, path
 
 def test_this_machine_has_memory():
     assert free_bytes() > MIB
+
+
+def test_code_that_is_let_go_comes_back_when_it_is_run():
+    assert release_code() > MIB
+    assert sum(range(1000)) == 499_500
