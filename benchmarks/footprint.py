@@ -113,16 +113,17 @@ def first_decision_s(folder: Path, bundle: Path) -> float:
 def write_config(folder: Path, bundle: Path, source: Mapping[str, Any], url: str | None) -> Path:
     """The configuration of an agent as it comes, in a folder that is made."""
     folder.mkdir()
-    pipeline = {
+    pipeline: dict[str, Any] = {
         "name": "bench",
         "model": "logistic",
         "bundle": str(bundle),
         "channels": NAMES,
         "source": source,
-        "actions": [{"type": "log"}],
     }
     config: dict[str, Any] = {"device": "bench", "data_dir": "data", "pipelines": [pipeline]}
-    if url is not None:
+    if url is None:
+        pipeline["actions"] = [{"type": "log"}]
+    else:
         config |= {"broker": {"url": url}, "update": {"unsigned": True}}
     path = folder / "agent.yaml"
     path.write_text(json.dumps(config))  # JSON is YAML
