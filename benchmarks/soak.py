@@ -89,7 +89,7 @@ class Soak:
         self._broker = LocalBroker(place, place, KINDS)
         self._broker.start()
         stack.callback(self._broker.end)
-        self._operator = Operator(self._broker.url)
+        self._operator = Operator(self._broker.url, DEVICE)
         stack.callback(self._operator.end)
         self._config = write_config(place, self._broker.url)
         self._collector = self._start(
@@ -376,15 +376,16 @@ class Operator:
 
     Args:
         url: of the broker.
+        device: whose status it keeps.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, device: str) -> None:
         host, port = url.removeprefix("mqtt://").split(":")
         self.heard = 0
         self._status: Status | None = None
         self._client = Client(CallbackAPIVersion.VERSION2)
         self._client.reconnect_delay_set(1, 1)
-        self._client.on_connect = lambda client, *_: client.subscribe(TOPICS.status(DEVICE), 1)
+        self._client.on_connect = lambda client, *_: client.subscribe(TOPICS.status(device), 1)
         self._client.on_message = self._hear
         self._client.connect(host, int(port))
         self._client.loop_start()
