@@ -7,7 +7,7 @@ EXTRAS ?= demo
 GROUPS := --group test --group lint $(if $(filter all,$(EXTRAS)),--group servers)
 BIN := .venv/bin
 
-.PHONY: help demo test lint bench bench-scale bench-peers bench-outbox bench-swap bench-push bench-convert conformance crash soak test-small test-arm64 coverage-matrix clean broker
+.PHONY: help demo test lint bench bench-scale bench-peers bench-outbox bench-swap bench-push bench-convert conformance bench-growth crash soak test-small test-arm64 coverage-matrix clean broker
 .DELETE_ON_ERROR:
 
 help:
@@ -20,6 +20,7 @@ help:
 	@echo "make bench-push       an update: to one device, to a group of 300, and with kills in the middle"
 	@echo "make bench-outbox     how fast, small and gentle the outbox is, a week alone included"
 	@echo "make bench-swap       a thousand models taken over under a thousand readings a second"
+	@echo "make bench-growth     memory after a million readings, and after ten"
 	@echo "make bench-convert    converted models against plain exports, and which form wins"
 	@echo "make conformance SUITE=FOLDER   the public TUF suite, every byte over MQTT"
 	@echo "make crash            a thousand agents killed at random moments of a push"
@@ -41,7 +42,7 @@ lint: .venv/.dev-$(EXTRAS)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: .venv/.demo
+bench: .venv/.demo broker
 	$(BIN)/python benchmarks/keep.py bench $(BIN)/python benchmarks/hot_path.py
 
 bench-scale: .venv/.demo
@@ -58,6 +59,9 @@ bench-outbox: .venv/.demo
 
 bench-swap: .venv/.demo
 	$(BIN)/python benchmarks/keep.py bench-swap $(BIN)/python benchmarks/swap.py
+
+bench-growth: .venv/.demo
+	$(BIN)/python benchmarks/keep.py bench-growth $(BIN)/python benchmarks/growth.py
 
 bench-convert: .venv/.demo
 	$(BIN)/python benchmarks/keep.py bench-convert $(BIN)/python benchmarks/convert.py
