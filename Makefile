@@ -7,7 +7,7 @@ EXTRAS ?= demo
 GROUPS := --group test --group lint $(if $(filter all,$(EXTRAS)),--group servers)
 BIN := .venv/bin
 
-.PHONY: help demo test lint bench bench-scale bench-peers bench-outbox bench-swap bench-push bench-convert bench-tiny plots conformance crash crash-model test-arm64 coverage-matrix clean broker postgres
+.PHONY: help demo test lint bench bench-scale bench-peers bench-outbox bench-swap bench-push bench-convert bench-tiny bench-growth plots conformance crash crash-model soak test-small test-arm64 coverage-matrix clean broker servers
 .DELETE_ON_ERROR:
 
 help:
@@ -20,12 +20,15 @@ help:
 	@echo "make bench-push       an update: to one device, to a group of 300, and with kills in the middle"
 	@echo "make bench-outbox     how fast, small and gentle the outbox is, a week alone included"
 	@echo "make bench-swap       a thousand models taken over under a thousand readings a second"
+	@echo "make bench-growth     memory after a million readings, and after ten"
 	@echo "make bench-convert    converted models against plain exports, and which form wins"
 	@echo "make bench-tiny       small networks, or MODEL=any.onnx: the bound call against plain run()"
 	@echo "make plots            draw what is kept in benchmarks/results/ again"
 	@echo "make conformance SUITE=FOLDER   the public TUF suite, every byte over MQTT"
 	@echo "make crash            a thousand agents killed at random moments of a push"
 	@echo "make crash-model      every power cut at every moment of an update, a trust check, a record"
+	@echo "make soak             an hour of full and broken disks, set clocks, floods, flapping brokers"
+	@echo "make test-small       the agent in 512 MB and a quarter of a core"
 	@echo "make test-arm64       unit tests, replay and verify on emulated 64-bit ARM"
 	@echo "make coverage-matrix  every estimator of scikit-learn, to benchmarks/COVERAGE.md"
 	@echo "make clean            remove what these made"
@@ -42,7 +45,7 @@ lint: .venv/.dev-$(EXTRAS)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: .venv/.demo
+bench: .venv/.demo broker
 	$(BIN)/python benchmarks/keep.py bench $(BIN)/python benchmarks/hot_path.py
 
 bench-scale: .venv/.demo
@@ -59,6 +62,9 @@ bench-outbox: .venv/.demo
 
 bench-swap: .venv/.demo
 	$(BIN)/python benchmarks/keep.py bench-swap $(BIN)/python benchmarks/swap.py
+
+bench-growth: .venv/.demo
+	$(BIN)/python benchmarks/keep.py bench-growth $(BIN)/python benchmarks/growth.py
 
 bench-convert: .venv/.demo
 	$(BIN)/python benchmarks/keep.py bench-convert $(BIN)/python benchmarks/convert.py
@@ -85,6 +91,15 @@ crash: .venv/.demo broker
 crash-model: .venv/.dev-$(EXTRAS)
 	$(BIN)/python benchmarks/keep.py crash_model $(BIN)/python tests/crash_model.py
 
+# An agent through everything that goes wrong on a device. As root its disk fills up and breaks too.
+SECONDS ?= 3600
+soak: .venv/.demo broker
+	$(BIN)/python benchmarks/keep.py soak $(BIN)/python benchmarks/soak.py --seconds $(SECONDS)
+
+# As root, in control groups of version 1 and 2, as far as this machine has them.
+test-small: .venv/.demo broker
+	$(BIN)/python benchmarks/keep.py small $(BIN)/python benchmarks/small.py
+
 # As root, on Debian: an emulated machine in build/arm64, kept for the next time.
 test-arm64: .venv/.demo
 	$(BIN)/python benchmarks/keep.py arm64 $(BIN)/python benchmarks/arm64.py
@@ -109,26 +124,23 @@ clean:
 	$(BIN)/pip install --quiet --editable '.[$(EXTRAS)]' $(GROUPS)
 	touch $@
 
+# $(call debian,PROGRAM,PACKAGE,HOW): install a package of Debian that has a program, or go on HOW.
+debian = @PATH=$$PATH:/usr/sbin:$$(echo /usr/lib/postgresql/*/bin); command -v $(1) >/dev/null && exit 0; \
+	if [ "$$(id -u)" = 0 ]; then SUDO=; elif sudo -n true 2>/dev/null; then SUDO=sudo; else \
+	  echo "$(2) is not installed and cannot be without root: going on $(3)"; exit 0; fi; \
+	command -v apt-get >/dev/null || { echo "no apt-get: going on $(3)"; exit 0; }; \
+	echo "installing $(2)"; \
+	$$SUDO apt-get update -qq && \
+	$$SUDO env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $(2) >/dev/null || \
+	echo "$(2) could not be installed: going on $(3)"
+
 # The tests and the demo start a broker of their own: mosquitto where it is or may be installed,
 # else nats-server, which comes with the Python packages.
 broker:
-	@PATH=$$PATH:/usr/sbin; command -v mosquitto >/dev/null && exit 0; \
-	if [ "$$(id -u)" = 0 ]; then SUDO=; elif sudo -n true 2>/dev/null; then SUDO=sudo; else \
-	  echo "mosquitto is not installed and cannot be without root: going on with nats-server"; exit 0; fi; \
-	command -v apt-get >/dev/null || { echo "no apt-get: going on with nats-server"; exit 0; }; \
-	echo "installing mosquitto"; \
-	$$SUDO apt-get update -qq && \
-	$$SUDO env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq mosquitto >/dev/null || \
-	echo "mosquitto could not be installed: going on with nats-server"
+	$(call debian,mosquitto,mosquitto,with nats-server)
 
-# Where rollouts may be kept. The tests start a server of their own, and skip with a reason where
-# none is installed.
-postgres:
-	@command -v initdb >/dev/null && exit 0; ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 && exit 0; \
-	if [ "$$(id -u)" = 0 ]; then SUDO=; elif sudo -n true 2>/dev/null; then SUDO=sudo; else \
-	  echo "PostgreSQL is not installed and cannot be without root: going on without"; exit 0; fi; \
-	command -v apt-get >/dev/null || { echo "no apt-get: going on without PostgreSQL"; exit 0; }; \
-	echo "installing PostgreSQL"; \
-	$$SUDO apt-get update -qq && \
-	$$SUDO env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq postgresql >/dev/null || \
-	echo "PostgreSQL could not be installed: going on without"
+# What some tests start or call besides, and skip with a reason where it is not installed: the
+# database of a larger team's rollouts, and the recorder of sounds.
+servers: broker
+	$(call debian,initdb,postgresql,without PostgreSQL)
+	$(call debian,arecord,alsa-utils,without ALSA)

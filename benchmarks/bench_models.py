@@ -50,6 +50,12 @@ _SKLEARN: Final[dict[str, Callable[[], Any]]] = {
 
 def bundle_of(name: str) -> Bundle:
     """Train and convert one of :data:`LENGTHS`, hop 1."""
+    with tempfile.TemporaryDirectory() as folder:
+        return read_bundle(bundle_file(name, Path(folder)))
+
+
+def bundle_file(name: str, folder: Path) -> Path:
+    """The same as a file below ``folder``, which exists."""
     length, chance = LENGTHS[name], np.random.default_rng(0)
     windows = chance.normal(size=(_WINDOWS, length, CHANNELS)).astype(np.float32)
     means = windows[:, :, :CLASSES].mean(axis=1)
@@ -64,19 +70,17 @@ def bundle_of(name: str) -> Bundle:
         "channels": [{"name": channel} for channel in NAMES],
         "decide": {"debounce": 10},  # noise makes labels flip: a decision that fires is dearer
     }
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder)
-        np.savez(path / "validation.npz", windows=windows[:200], label=labels[:200])
-        if name == "cnn":
-            recipe["labels"] = [str(label) for label in range(CLASSES)]
-            recipe["quantize"] = {"int8": False}
-            onnx.save(_cnn(chance), path / "model.onnx")
-        else:
-            model = _SKLEARN[name]()
-            model.fit(windows.reshape(_WINDOWS, -1), labels)
-            skops.io.dump(model, path / "model.skops")
-        (path / "recipe.yaml").write_text(json.dumps(recipe))
-        return read_bundle(build(path / "recipe.yaml").bundle)
+    np.savez(folder / "validation.npz", windows=windows[:200], label=labels[:200])
+    if name == "cnn":
+        recipe["labels"] = [str(label) for label in range(CLASSES)]
+        recipe["quantize"] = {"int8": False}
+        onnx.save(_cnn(chance), folder / "model.onnx")
+    else:
+        model = _SKLEARN[name]()
+        model.fit(windows.reshape(_WINDOWS, -1), labels)
+        skops.io.dump(model, folder / "model.skops")
+    (folder / "recipe.yaml").write_text(json.dumps(recipe))
+    return build(folder / "recipe.yaml").bundle
 
 
 def _cnn(chance: np.random.Generator) -> onnx.ModelProto:

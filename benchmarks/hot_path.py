@@ -3,7 +3,8 @@
 Both sides get the same JSON bytes, decide on every reading (hop 1), use one thread, and run the
 same model. Rounds alternate; figures are medians over all rounds. Ours is the agent's pipeline,
 given one reading at a time; what the uplink's thread does later for each decision (encode, append
-to the outbox in durable groups) is measured apart and added.
+to the outbox in durable groups) is measured apart and added. What an agent costs a device besides
+(:mod:`footprint`) stands beside them.
 
 ``p99_ratio_busy`` compares the service time of 1,000 readings a second at its 99th percentile,
 while 100,000 records drain, with that over an empty outbox.
@@ -26,6 +27,7 @@ from pathlib import Path
 from time import perf_counter_ns
 from typing import Final
 
+import footprint
 import numpy as np
 import onnxruntime as ort
 from bench_models import CHANNELS, NAMES, bundle_of
@@ -82,7 +84,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--busy-rounds", type=int, default=3)
     given = parser.parse_args()
-    figures = {}
+    figures: dict[str, object] = {**footprint.measure()}
     for name in MODELS:
         print(f"{name}: training and converting", file=sys.stderr)
         bundle = bundle_of(name)

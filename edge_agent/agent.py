@@ -32,6 +32,7 @@ from edge_agent.contract.topics import Topics
 from edge_agent.crowd import CrowdPipeline
 from edge_agent.folder import DataFolder
 from edge_agent.link import Link
+from edge_agent.memory import release_code
 from edge_agent.metrics import rss_bytes
 from edge_agent.mqtt import MqttLink
 from edge_agent.pipeline import Pipeline
@@ -42,6 +43,7 @@ from edge_agent.status import StatusBoard
 from edge_agent.update.store import Store
 from edge_agent.update.updater import Updater
 from edge_agent.uplink.uplink import Uplink
+from edge_agent.watch import ClockWatch, LossWatch, ReadingWatch
 
 log = logging.getLogger(__name__)
 
@@ -53,12 +55,13 @@ _DRAIN_S: Final = 10.0  # for the outbox to empty when the sources have ended by
 _SWITCH_S: Final = 1e-4  # beside a busy thread: p50 of 0.3 ms, where the default gives 3.2 ms
 
 
-def run(config: AgentConfig, base: Path) -> None:
+def run(config: AgentConfig, base: Path, clock: Clock | None = None) -> None:
     """Run the agent until SIGTERM, SIGINT or the end of every source. The main thread.
 
     Args:
         config: as read by :func:`edge_agent.config.load_config`.
         base: folder of the configuration file; relative paths start there.
+        clock: the time; by default that of this machine.
 
     Raises:
         EdgeError: it cannot start; nothing is left running.
@@ -69,7 +72,7 @@ def run(config: AgentConfig, base: Path) -> None:
     sys.setswitchinterval(_SWITCH_S)
     folder = DataFolder(base / config.data_dir)
     with folder.locked():
-        agent = Agent(config, base, folder, SystemClock())
+        agent = Agent(config, base, folder, clock or SystemClock())
         try:
             agent.start()
             agent.supervise(stop)
@@ -93,6 +96,9 @@ class Agent:
     def __init__(self, config: AgentConfig, base: Path, folder: DataFolder, clock: Clock) -> None:
         self._config, self._base, self._clock = config, base, clock
         self._started_t = clock.wall()
+        self._clock_watch = ClockWatch(clock.monotonic_ns(), self._started_t)
+        self._loss_watch, self._loses = LossWatch(clock.monotonic_ns()), False
+        self._swaps = -1  # models taken over when code was let go last
         self._notifier = Notifier()
         self._topics = Topics(config.broker.prefix if config.broker else "edge")
         self._uplink = Uplink(
@@ -140,6 +146,8 @@ class Agent:
         metrics_ns = self._clock.monotonic_ns()
         while not stop.wait(_TURN_S):
             now = self._clock.monotonic_ns()
+            self._look(now)
+            self._release_code()
             if self._board:
                 self._board.step()
             if not self._stuck(now):
@@ -164,11 +172,11 @@ class Agent:
         self._sent.set()
         if self._uplink_thread.ident is not None:
             self._uplink_thread.join()
-        last = msgspec.structs.replace(self.status(), online=False, reason="stopped")
         try:
             self._uplink.close(_SEND_S)
         finally:
-            if self._link:
+            if self._link:  # the last status comes last: what was committed just now has its seq
+                last = msgspec.structs.replace(self.status(), online=False, reason="stopped")
                 self._link.stop((self._topics.status(self._config.device), encode(last)))
 
     # --- what it says of itself ------------------------------------------------------------------
@@ -186,6 +194,7 @@ class Agent:
             t=self._clock.wall(),
             synced=self._clock.synced(),
             started_t=self._started_t,
+            clock_set_s=self._clock_watch.set_s,
             groups=self._config.groups,
             rss_bytes=rss_bytes(),
             pipelines=tuple(room.status() for room in self._rooms),
@@ -203,6 +212,24 @@ class Agent:
             agent=__version__,
             online=False,
         )
+
+    def _look(self, now: int) -> None:
+        """Say in the log what has gone wrong, or is well again, outside of the agent."""
+        for room in self._rooms:
+            room.look(now)
+        if step_s := self._clock_watch.look(now, self._clock.wall()):
+            log.warning("the clock was set by %+.1f s; nothing but stamps depends on it", step_s)
+        loses = self._loss_watch.look(now, self._uplink.status().dropped)
+        if loses and not self._loses:
+            log.warning("records are dropped and said in the ledger: the outbox cannot take them")
+        self._loses = loses
+
+    def _release_code(self) -> None:
+        """After the start, and after each new model: loading needs code that deciding does not."""
+        swaps = sum(room.pipeline.meters.counters.swaps for room in self._rooms)
+        if swaps != self._swaps:
+            self._swaps = swaps
+            release_code()
 
     def _record_metrics(self) -> None:
         for room in self._rooms:
@@ -257,7 +284,7 @@ class Agent:
             model=None,
             dispatch_all=worker.wants_all,
         )
-        return _Room(pipeline, worker)
+        return _Room(pipeline, worker, ReadingWatch(config.silent_s, self._clock.monotonic_ns()))
 
     def _make_updater(self, store: Store, trust: Path) -> Updater:
         targets: dict[str, list[Pipeline]] = {}
@@ -290,15 +317,33 @@ class Agent:
 
 
 class _Room:
-    """A pipeline with its actions; both count."""
+    """A pipeline with its actions, which both count, and an eye on its readings."""
 
-    def __init__(self, pipeline: Pipeline, worker: ActionWorker) -> None:
+    def __init__(self, pipeline: Pipeline, worker: ActionWorker, watch: ReadingWatch) -> None:
         self.pipeline = pipeline
         self.worker = worker
+        self._watch = watch
+        self._fault = ""
+
+    def look(self, now: int) -> None:
+        """See whether readings come and are taken."""
+        fault = self._watch.look(
+            now,
+            readings=self.pipeline.meters.counters.readings,
+            overrun=self.pipeline.overrun,
+            expected=self.pipeline.is_running,
+        )
+        if fault != self._fault:
+            log.warning("pipeline %s: %s", self.pipeline.name, fault or "readings are well again")
+        self._fault = fault
 
     def status(self) -> PipelineStatus:
         status = self.pipeline.status()
-        return msgspec.structs.replace(status, counts=status.counts | self.worker.counts)
+        return msgspec.structs.replace(
+            status,
+            fault=status.fault or self._fault,
+            counts=status.counts | self.worker.counts,
+        )
 
     def metrics(self) -> Metrics:
         metrics = self.pipeline.metrics()

@@ -109,6 +109,7 @@ class PipelineConfig(Settings, frozen=True, kw_only=True):
             ``sensor_key``; None is one sensor.
         record_raw: which windows' readings become records too, to train on: ``none``, those that
             ``fired``, or every ``window``. They are the first to go at the cap.
+        silent_s: seconds without a reading after which status and log say so; None for never.
     """
 
     name: str
@@ -121,6 +122,7 @@ class PipelineConfig(Settings, frozen=True, kw_only=True):
     record: Literal["window", "fired"] = "window"
     sensors: SensorsConfig | None = None
     record_raw: Literal["none", "fired", "window"] = "none"
+    silent_s: Positive | None = 60.0
 
 
 class OutboxConfig(Settings, frozen=True, kw_only=True):

@@ -400,6 +400,16 @@ class Pipeline:
         """Whether the source has ended by itself. Any thread."""
         return self._state == "ended"
 
+    @property
+    def is_running(self) -> bool:
+        """Whether it has a model and an open source. Any thread."""
+        return self._state == "running"
+
+    @property
+    def overrun(self) -> int:
+        """Readings that the source dropped because they came too fast. Any thread."""
+        return self._source.faults.get("overrun", 0)
+
     def status(self) -> PipelineStatus:
         """How the pipeline is now. Any thread."""
         chain, last, companion = self._chain, self._last, self._companion

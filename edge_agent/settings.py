@@ -5,7 +5,6 @@ Used for the agent's configuration and the converter's recipes alike.
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -145,6 +144,8 @@ def _explain(message: str, kind: type, value: Any) -> tuple[str, str]:
     if unknown := _UNKNOWN.fullmatch(text):
         name = unknown["name"]
         names = _field_names(inspect.type_info(kind), where, value)
+        import difflib  # noqa: PLC0415 - only for whoever has mistyped something
+
         near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(sorted(names))}"
         return f"{where}.{name}!", f"there is no field {name!r} here; {hint}"

@@ -290,6 +290,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
         reason: why it is offline: ``"stopped"`` or ``"connection lost"``; else empty.
         boot: which start of the agent speaks.
         host: host name, to find a cloned SD card by.
+        clock_set_s: by how many seconds the wall clock was set since the start of the agent.
         conflicts: ``BOOT on HOST`` of other live agents that use this device id.
         trust: whose models it runs: ``signed``, ``unsigned``, empty for none, or what is wrong.
     """
@@ -304,6 +305,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     t: float = 0.0
     synced: bool = True
     started_t: float = 0.0
+    clock_set_s: float = 0.0
     groups: tuple[str, ...] = ()
     conflicts: tuple[str, ...] = ()
     rss_bytes: int = 0

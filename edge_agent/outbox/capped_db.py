@@ -10,7 +10,9 @@ memory, from existing, and a second agent off the file.
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -159,6 +161,8 @@ class CappedDb:
             code = getattr(exc, "sqlite_errorcode", 0) & 0xFF
             if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
                 raise CorruptError(f"{self.path}: damaged: {exc}") from exc
+            if code == sqlite3.SQLITE_IOERR and _is_read_only(self.path.parent):
+                code = sqlite3.SQLITE_READONLY  # it became so under an open file
             advice = _ADVICE.get(code, "check the disk")
             raise StorageError(f"{self.path}: {exc}: {advice}") from exc
 
@@ -270,6 +274,15 @@ def _format_on_disk(path: Path) -> int:
     if len(header) < 100 or not header.startswith(_HEADER):
         return 0
     return int.from_bytes(header[_VERSION_OFFSET : _VERSION_OFFSET + 4], "big")
+
+
+def _is_read_only(folder: Path) -> bool:
+    """Whether the kernel lets nobody write there, asked by a file without a name."""
+    try:
+        os.close(os.open(folder, os.O_TMPFILE | os.O_WRONLY, 0o600))
+    except OSError as exc:
+        return exc.errno == errno.EROFS
+    return False
 
 
 def _size(path: Path) -> int:

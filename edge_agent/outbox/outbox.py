@@ -62,6 +62,7 @@ class Outbox:
         self._boots = Boots(db.query("SELECT base, name FROM boot ORDER BY base"))
         self._table = RecordTable(db, self._boots)
         self.boot = secrets.token_hex(4)
+        self._dropped_said = -1  # of `dropped`, when everything was said; below 0 for not yet
         self.collector_seen = bool(db.query("SELECT 1 FROM collector"))
 
     @classmethod
@@ -161,6 +162,7 @@ class Outbox:
         with self._db.transaction(pages_of([]), durable=True) as db:
             losses.note_lost(db, reason, count)
         self._table.dropped += count
+        self._dropped_said = -1
 
     def say_losses(self) -> int:
         """Make ledger records of what was noted; returns how many.
@@ -168,13 +170,14 @@ class Outbox:
         While earlier ones wait to be confirmed none is made, and further losses merge in the
         draft: so the ledger stays small however long the device is alone.
         """
-        if self._table.holds(Rank.LEDGER):
+        if self._table.dropped == self._dropped_said or self._table.holds(Rank.LEDGER):
             return 0
         for said in range(_LEDGER_RECORDS):
             self._table.make_room([Item(Rank.LEDGER, bytes(_LEDGER_BYTES))])
             now = Stamp(t=self._clock.wall(), synced=self._clock.synced())
             found = losses.next_ledger(self._db, self._boots, now)
             if found is None:
+                self._dropped_said = self._table.dropped
                 return said
             self._table.append_ledger(encoded(found[0]), found[1])
         return _LEDGER_RECORDS
@@ -201,7 +204,7 @@ class Outbox:
             losses.note_dropped(db, lost, losses.CORRUPT)
             if self.collector_seen:
                 db.execute("INSERT INTO collector VALUES (1)")
-        self._table = table
+        self._table, self._dropped_said = table, -1
 
     @property
     def position(self) -> int:

@@ -7,10 +7,8 @@ Run as ``python -m edge_agent.update.probe``, the module is that child.
 
 from __future__ import annotations
 
-import argparse
 import os
 import signal
-import statistics
 import subprocess
 import sys
 import time
@@ -133,6 +131,8 @@ def _refusal(reason: str) -> ProbeResult:
 
 def main() -> None:
     """Probe the bundle that the command line names; print a :class:`ProbeResult` as JSON."""
+    import argparse  # noqa: PLC0415 - the agent imports this module too, and needs no parser
+
     parser = argparse.ArgumentParser(prog="python -m edge_agent.update.probe")
     parser.add_argument("path", type=Path)
     parser.add_argument("seconds", type=float)
@@ -172,7 +172,7 @@ def _p50_us(engine: Engine) -> float:
         start_ns = time.perf_counter_ns()
         engine.run(window)
         times_ns.append(time.perf_counter_ns() - start_ns)
-    return statistics.median(times_ns) / 1e3
+    return float(np.median(times_ns)) / 1e3
 
 
 if __name__ == "__main__":
