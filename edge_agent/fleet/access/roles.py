@@ -63,6 +63,7 @@ def _device(device: str, topics: Topics) -> Rights:
             topics.status(device),  # a clone of this device shows itself there
             topics.ack(device),
             topics.response(device),
+            topics.truth(device),
             topics.desired_for_device(device, _ANY),
             topics.desired_for_group(_ANY, _ANY),
             topics.blob(_ANY),
@@ -79,6 +80,6 @@ def _publisher(topics: Topics) -> Rights:
         topics.trust_index(),
     )
     return Rights(
-        write=(*out, topics.response(_ANY)),
+        write=(*out, topics.response(_ANY), topics.truth(_ANY)),
         read=(*out, topics.status(_ANY), topics.records(_ANY, "+"), topics.request(_ANY)),
     )
