@@ -290,7 +290,7 @@ def test_a_fleet_larger_than_the_brokers_answer_is_heard_as_a_whole(world, mosqu
             while not over.is_set():
                 session.publish(said, retain=True)
                 begun.set()
-                over.wait(1.0)
+                over.wait(5.0)
 
     begun = threading.Event()
     thread = threading.Thread(target=devices)
@@ -306,7 +306,7 @@ def test_a_fleet_larger_than_the_brokers_answer_is_heard_as_a_whole(world, mosqu
                 connect_s=60.0,
                 tell=lambda _: None,
                 show=lambda *_: None,
-                period_s=8.0,
+                period_s=12.0,
             ).run(threading.Event(), once=True)
     finally:
         over.set()
