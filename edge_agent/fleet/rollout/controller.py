@@ -120,7 +120,8 @@ class Controller:
             mine = [self._rollouts.load(only)] if only else self._rollouts.open()
             new = [rollout for rollout in mine if self._join(rollout)]
             if new or not listens:
-                self._listen(stop)
+                decides = any(rollout.state.phase == "running" for rollout in mine)
+                self._listen(self._period_s if decides else 0.0, stop)
                 listens = True
             for rollout in mine:
                 self._lead(rollout)
@@ -131,20 +132,19 @@ class Controller:
 
     # --- what devices say ------------------------------------------------------------------------
 
-    def _listen(self, stop: threading.Event) -> None:
+    def _listen(self, period_s: float, stop: threading.Event) -> None:
         """Hear what every device has said last, and then whatever they say.
 
         mosquitto answers a wildcard with about a thousand retained messages, and drops the rest in
         silence. So where there are many, nothing is decided before every device has had the time
-        to say how it is.
+        to say how it is: ``period_s``.
         """
         filters = [self._topics.status(_EVERYBODY)]
         answers = self._session.ask_all(filters, self._answer_s)
         for status in read_statuses(self._topics, answers)[0]:
             self._take(status)
         self._session.subscribe(filters)
-        heard_s = self._period_s if len(answers) >= _CUT_N else 0.0
-        deadline = time.monotonic() + heard_s
+        deadline = time.monotonic() + (period_s if len(answers) >= _CUT_N else 0.0)
         while time.monotonic() < deadline and not stop.is_set():
             self._hear(self._turn_s)
             for name in self._devices:
