@@ -10,6 +10,7 @@ from edge_agent.contract.release import group_path
 from edge_agent.fleet.options import duration, share_ppm
 from edge_agent.fleet.parcel import Target
 from edge_agent.fleet.rollout.begin import make_plan, parse_rings
+from edge_agent.fleet.rollout.orders import orders_back
 from edge_agent.fleet.rollout.plan import Counts, Part, State
 from edge_agent.fleet.rollout.state import Rollout
 from edge_agent.fleet.rollout.views import headline, line, ring_rows
@@ -88,6 +89,15 @@ def test_it_goes_back_to_what_was_approved_before_where_nothing_is_ordered(fleet
     assert plan_of(fleet, new, base="1.0.0").base.version == "1.0.0"
     with pytest.raises(ConfigError, match=r"9\.9\.9 is not among"):
         plan_of(fleet, new, base="9.9.9")
+
+
+def test_a_base_that_is_named_comes_before_what_is_ordered(fleet):
+    _, ordered, new = approved(fleet, "1.0.0", "1.1.0", "1.2.0")
+    path = group_path("all", "motion")
+    fleet.order(ordered, path)
+    plan = plan_of(fleet, new, base="1.0.0")
+    back = orders_back(plan, 1, plan.revision + 1)[path]
+    assert (plan.base.version, back.choice.version, back.ring) == ("1.0.0", "1.0.0", None)
 
 
 def test_there_must_be_something_to_go_back_to(fleet):

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 from fleets import Fleet
 
+from edge_agent.config import BrokerConfig
 from edge_agent.contract.messages import PipelineStatus, Status, UpdateReport, decode, encode
 from edge_agent.contract.release import group_path
 from edge_agent.contract.requests import TrustIndex
@@ -20,9 +21,11 @@ from edge_agent.fleet.rollout.database import open_database
 from edge_agent.fleet.rollout.orders import orders_out
 from edge_agent.fleet.rollout.plan import pause
 from edge_agent.fleet.rollout.state import Rollouts
-from edge_agent.fleet.session import Session
+from edge_agent.fleet.session import Session, open_session
 from edge_agent.fleet.trust.repository import Repository
 from edge_agent.testing.broker import SimulatedBroker
+
+pytest_plugins = ("brokers",)
 
 TOPICS = Topics("edge")
 PATH = group_path("all", "motion")
@@ -273,3 +276,40 @@ def test_what_was_ordered_by_somebody_else_stays(world):
     assert (there.state.phase, there.order) == ("superseded", theirs)
     assert there.look()
     assert there.order == theirs
+
+
+def test_a_fleet_larger_than_the_brokers_answer_is_heard_as_a_whole(world, mosquitto_broker):
+    """mosquitto drops all but a thousand of the retained statuses; devices say them again."""
+    there, names = world(), [f"many-{number}" for number in range(1500)]
+    said = [(TOPICS.status(name), encode(status(name))) for name in names]
+    over = threading.Event()
+
+    def devices():
+        with open_session(BrokerConfig(url=mosquitto_broker.url)) as session:
+            session.connect(60.0)
+            while not over.is_set():
+                session.publish(said, retain=True)
+                begun.set()
+                over.wait(5.0)
+
+    begun = threading.Event()
+    thread = threading.Thread(target=devices)
+    thread.start()
+    try:
+        assert begun.wait(60.0)
+        with open_session(BrokerConfig(url=mosquitto_broker.url)) as session:
+            Controller(
+                session,
+                TOPICS,
+                there.folder,
+                Rollouts(open_database(there.file)),
+                connect_s=60.0,
+                tell=lambda _: None,
+                show=lambda *_: None,
+                period_s=12.0,
+            ).run(threading.Event(), once=True)
+    finally:
+        over.set()
+        thread.join(60.0)
+    kept = there.read(lambda rollouts: rollouts.members(there.name))
+    assert {member.verdict.device for member in kept} == set(names)

@@ -227,6 +227,8 @@ def test_orders_hold_exactly_the_open_rings_and_keep_their_revision():
         others = {order.chosen(name) for name in set(names) - held}
         assert others <= {None}
     assert orders_out(PLAN, 0) == {}
+    spread = make_plan(start_within_s=600)
+    assert orders_out(spread, 1)[path].start_within_s == 600
 
 
 def test_rings_may_be_groups():

@@ -9,8 +9,10 @@ import pytest
 from bundles import make_bundle
 from crowd import Crowd
 
+from edge_agent.contract.release import group_path
 from edge_agent.fleet.rollout.database import open_database
 from edge_agent.fleet.rollout.state import Rollouts
+from edge_agent.fleet.trust.repository import Repository
 
 from .processes import pipeline, wait_for, write_config
 
@@ -242,11 +244,14 @@ def test_somebody_elses_newer_order_ends_a_rollout_where_it_is(operator, broker)
         program = operator.rollout(bundle, "--rings", "20%,100%", "--window", "5m")
         wait_for(lambda: crowd.running("1.1.0"), "the first ring")
         other = operator.approve(operator.bundle("1.2.0"))
-        out = operator.start("publish", other, "--to", "all", "--wait", "0")
+        options = ("--to", "all", "--wait", "0", "--start-within", "1m")
+        out = operator.start("publish", other, *options)
         assert out.wait(LONG_S) == 0, out.log
         assert program.wait(LONG_S) == 8, program.log
         wait_for(lambda: crowd.running("1.2.0") == NAMES, "the newer order")
     assert operator.status()["phase"] == "superseded"
+    order = Repository(operator.repo).orders()[group_path("all", "motion")]
+    assert (order.choice.version, order.start_within_s) == ("1.2.0", 60)
 
 
 def test_real_agents_take_it_in_rings_that_are_groups(operator, programs, broker, tmp_path, listen):
@@ -277,6 +282,8 @@ def test_real_agents_take_it_in_rings_that_are_groups(operator, programs, broker
     assert (report["ring"], report["counts"][0]["failed"]) == (1, 1)
     assert [u.state for u in ears.statuses("pi-2")[-1].updates] == []
     good = operator.approve(operator.bundle("1.2.0"))
-    program = operator.rollout(good, "--rings", "group:canary,100%", "--start-within", "0.5s")
+    program = operator.rollout(
+        good, "--rings", "group:canary,100%", "--window", "3s", "--start-within", "1s"
+    )
     assert program.wait(LONG_S) == 0, program.log
     wait_for(lambda: versions() == ["1.2.0", "1.2.0"], "the good one on both")

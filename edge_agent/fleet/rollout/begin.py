@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 import click
+import msgspec
 
 from edge_agent.contract.errors import ConfigError
 from edge_agent.contract.messages import Status
@@ -63,13 +64,17 @@ def make_plan(
         raise ConfigError("--to: a rollout is for group:NAME, or all; publish is for one device")
     choice, model = _choice(repository, digest, target)
     standing = repository.orders()
-    paths = {group_path(part.group or target.name, model) for part in rings}
+    paths = sorted({group_path(part.group or target.name, model) for part in rings})
+    back = _base(repository, model, digest, target, base)
+    before = {path: standing[path] for path in paths if path in standing}
+    if base is not None:  # somebody wants another one than what is ordered
+        before = {p: msgspec.structs.replace(o, choice=back) for p, o in before.items()}
     plan = Plan(
         model=model,
         to=target.name,
         choice=choice,
-        base=_base(repository, model, digest, target, base),
-        before={path: standing[path] for path in sorted(paths) if path in standing},
+        base=back,
+        before=before,
         revision=repository.next_revision(),
         salt=_salt(target, model, rings, statuses),
         rings=tuple(rings),

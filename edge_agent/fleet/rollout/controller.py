@@ -38,6 +38,7 @@ from edge_agent.fleet.trust.repository import Repository
 from edge_agent.fleet.trust.signed import ChangedError
 
 _EVERYBODY: Final = "+"
+_CUT_N: Final = 900  # answers from which on there may be more
 
 Show = Callable[[Rollout, Sequence[Counts]], None]
 """Takes a rollout as it stands, and the counts of its rings."""
@@ -55,6 +56,7 @@ class Controller:
         tell: takes one sentence for people.
         show: see :data:`Show`; called every turn.
         answer_s: how long the broker may take to answer for retained messages.
+        period_s: within how many seconds every device says how it is (``status_s`` of the agent).
         turn_s: seconds between two looks.
         lease_s: after so many seconds another controller takes over from one that was killed.
         wall: seconds since 1970.
@@ -71,6 +73,7 @@ class Controller:
         tell: Callable[[str], None],
         show: Show,
         answer_s: float = 3.0,
+        period_s: float = 35.0,
         turn_s: float = 1.0,
         lease_s: float = 20.0,
         wall: Callable[[], float] = time.time,
@@ -78,7 +81,7 @@ class Controller:
         self._session, self._topics = session, topics
         self._folder, self._rollouts = folder, rollouts
         self._connect_s, self._answer_s, self._turn_s = connect_s, answer_s, turn_s
-        self._lease_s, self._wall = lease_s, wall
+        self._period_s, self._lease_s, self._wall = period_s, lease_s, wall
         self._tell, self._show = tell, show
         self._owner = secrets.token_hex(8)
         self._devices: dict[str, Devices] = {}  # of the rollouts that are led from here
@@ -117,7 +120,8 @@ class Controller:
             mine = [self._rollouts.load(only)] if only else self._rollouts.open()
             new = [rollout for rollout in mine if self._join(rollout)]
             if new or not listens:
-                self._listen()
+                decides = any(rollout.state.phase == "running" for rollout in mine)
+                self._listen(self._period_s if decides else 0.0, stop)
                 listens = True
             for rollout in mine:
                 self._lead(rollout)
@@ -128,13 +132,23 @@ class Controller:
 
     # --- what devices say ------------------------------------------------------------------------
 
-    def _listen(self) -> None:
-        """Hear what every device has said last, and then whatever they say."""
+    def _listen(self, period_s: float, stop: threading.Event) -> None:
+        """Hear what every device has said last, and then whatever they say.
+
+        mosquitto answers a wildcard with about a thousand retained messages, and drops the rest in
+        silence. So where there are many, nothing is decided before every device has had the time
+        to say how it is: ``period_s``.
+        """
         filters = [self._topics.status(_EVERYBODY)]
         answers = self._session.ask_all(filters, self._answer_s)
         for status in read_statuses(self._topics, answers)[0]:
             self._take(status)
         self._session.subscribe(filters)
+        deadline = time.monotonic() + (period_s if len(answers) >= _CUT_N else 0.0)
+        while time.monotonic() < deadline and not stop.is_set():
+            self._hear(self._turn_s)
+            for name in self._devices:
+                self._hold(name)
 
     def _hear(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds
