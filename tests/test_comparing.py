@@ -110,10 +110,13 @@ class Field(Device):
 
     def stop(self):
         """An orderly end of the updates, and a new start."""
+        self.finish()
+        self.restart()
+
+    def finish(self):
         ended = threading.Event()
         ended.set()
         self.updater.run(ended)
-        self.restart()
 
     def order(self, data, rule, revision=REVISION):
         self.rule = rule
@@ -265,7 +268,7 @@ def test_all_pipelines_of_a_model_are_judged_together(make):
     device.feed(*[1.0] * 12, line=1)
     device.turn(60)
     assert "24 windows, 100.00% alike" in device.latest.reason
-    assert set(device.updater._jobs["motion"]._comparing.figures()) == {"line", "hall"}
+    assert set(device.store.pointer("motion").update.progress.pipelines) == {"line", "hall"}
 
 
 # --- what cannot be compared ---------------------------------------------------------------------
