@@ -37,7 +37,7 @@ demo: .venv/.demo broker
 	$(BIN)/python benchmarks/keep.py demo $(BIN)/edge-agent demo
 
 test: .venv/.dev-$(EXTRAS) broker
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 lint: .venv/.dev-$(EXTRAS)
 	$(BIN)/ruff check
