@@ -180,7 +180,7 @@ def make(tmp_path):
 
     yield field
     for device in made:
-        device.updater._pause()
+        device.updater.pause()
         device.end()
 
 
