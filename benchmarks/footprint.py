@@ -96,8 +96,8 @@ def steady(folder: Path, bundle: Path, url: str, readings: int, idle_s: float) -
 def first_decision_s(folder: Path, bundle: Path) -> float:
     """From starting the process to the line that its first decision writes into the log."""
     config = write_config(folder, bundle, {"type": "jsonl"}, None)
-    rows = np.random.default_rng(0).normal(size=(200, len(NAMES))).round(4).tolist()
-    (folder / "rows").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    row = np.random.default_rng(0).normal(size=len(NAMES)).round(4).tolist()
+    (folder / "rows").write_text(f"{json.dumps(row)}\n" * 200)  # alike: the state is stable soon
     with (folder / "rows").open("rb") as waiting:
         began = time.perf_counter()
         process = subprocess.Popen(
