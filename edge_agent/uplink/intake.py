@@ -11,7 +11,7 @@ from edge_agent.contract.messages import Record
 from edge_agent.outbox import losses
 from edge_agent.outbox.items import BODY_BYTES_MAX, Item, Kept, item_of
 
-_ENCODE_N: Final = 1_000  # records that are encoded at once, beyond those that wait
+_PREPARE_N: Final = 1_000  # records that are handed over at once
 
 
 class Intake:
@@ -27,7 +27,7 @@ class Intake:
         self._n_max = n_max
         self._wake = wake
         self._queue: deque[Record | Item] = deque()
-        self._encoded: list[Kept] = []
+        self._ready: list[Kept] = []
         self._lost: Counter[str] = Counter()
         self._lock = threading.Lock()  # of the counter alone: putting takes none
         self._woken = self._pressed = False
@@ -59,7 +59,7 @@ class Intake:
         return self._lost.total()
 
     def __len__(self) -> int:
-        return len(self._queue) + len(self._encoded)
+        return len(self._queue) + len(self._ready)
 
     # --- the reader's thread ---
 
@@ -77,12 +77,12 @@ class Intake:
         """
         self._woken = self._pressed = False  # before counting: what comes later wakes again
         left = len(self._queue)
-        while left or self._encoded:
-            while left and len(self._encoded) < _ENCODE_N:
-                self._encode(self._queue.popleft())
+        while left or self._ready:
+            while left and len(self._ready) < _PREPARE_N:
+                self._prepare(self._queue.popleft())
                 left -= 1
-            if self._encoded:
-                del self._encoded[: keep(self._encoded)]
+            if self._ready:
+                del self._ready[: keep(self._ready)]
 
     def take_lost(self) -> Mapping[str, int]:
         """What was dropped, by reason, since the last time."""
@@ -90,9 +90,9 @@ class Intake:
             lost, self._lost = self._lost, Counter()
         return lost
 
-    def _encode(self, thing: Record | Item) -> None:
+    def _prepare(self, thing: Record | Item) -> None:
         item = thing if isinstance(thing, Item) else item_of(thing)
         if isinstance(item, Item) and len(item.body) > BODY_BYTES_MAX:
             self.lose(losses.TOO_LARGE, 1)
         else:
-            self._encoded.append(item)
+            self._ready.append(item)
